@@ -1,0 +1,147 @@
+package image
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"time"
+)
+
+// Limits of a manifest.
+const (
+	// MaxEnvelopeSize bounds a signed manifest, in bytes.
+	MaxEnvelopeSize = 8 << 20
+	// MaxPathLayers bounds the layers that lead from nothing to a state.
+	MaxPathLayers  = 1024
+	manifestFormat = 1
+)
+
+// ErrManifest is returned for a manifest that does not make sense.
+var ErrManifest = errors.New("not a valid manifest")
+
+// Manifest says what a version of an image is. It is a plain value; only a [Verified] one may be acted upon.
+type Manifest struct {
+	Format  int       `json:"format"`
+	ImageID UUID      `json:"image_id"`
+	Image   string    `json:"image"`
+	Version Version   `json:"version"`
+	Created time.Time `json:"created"`
+	Mode    Mode      `json:"mode"`
+	Note    string    `json:"note,omitempty"`
+	Disks   []Disk    `json:"disks"`
+}
+
+// Disk is one disk of a version.
+type Disk struct {
+	Role  Role    `json:"role"`
+	Size  int64   `json:"size"` // bytes
+	State StateID `json:"state"`
+	// Layers lead from nothing to State, in order.
+	Layers []LayerRef `json:"layers"`
+	// VHDUUIDs are the footer uuids of the VHD files that were published as State.
+	VHDUUIDs []UUID `json:"vhd_uuids,omitempty"`
+}
+
+// LayerRef names a layer and says where in its file the index is, so that one range request brings it.
+type LayerRef struct {
+	ID          LayerID `json:"id"`
+	From        StateID `json:"from"`
+	To          StateID `json:"to"`
+	Length      int64   `json:"length"` // of the whole file, in bytes
+	IndexOffset int64   `json:"index_offset"`
+	IndexLength int64   `json:"index_length"`
+}
+
+// Disk returns the disk with the role r.
+func (m *Manifest) Disk(r Role) (*Disk, bool) {
+	for i := range m.Disks {
+		if m.Disks[i].Role == r {
+			return &m.Disks[i], true
+		}
+	}
+	return nil, false
+}
+
+// Size returns the sum of the disks' sizes in bytes.
+func (m *Manifest) Size() int64 {
+	var n int64
+	for i := range m.Disks {
+		n += m.Disks[i].Size
+	}
+	return n
+}
+
+// Check returns an error that wraps ErrManifest when m contradicts itself or a limit.
+func (m *Manifest) Check() error {
+	if err := m.check(); err != nil {
+		return fmt.Errorf("%w: %w", ErrManifest, err)
+	}
+	return nil
+}
+
+func (m *Manifest) check() error {
+	if m.Format != manifestFormat {
+		return fmt.Errorf("format %d, this program reads %d", m.Format, manifestFormat)
+	}
+	if m.ImageID.IsZero() || m.Version == 0 || m.Created.IsZero() || m.Mode == "" {
+		return errors.New("image_id, version, created and mode must be there")
+	}
+	if err := CheckName(m.Image); err != nil {
+		return err
+	}
+	if len(m.Disks) == 0 {
+		return errors.New("no disks")
+	}
+	seen := map[Role]bool{}
+	for i := range m.Disks {
+		d := &m.Disks[i]
+		if d.Role == "" || seen[d.Role] {
+			return fmt.Errorf("disk %d: role %q is missing or there twice", i, d.Role)
+		}
+		seen[d.Role] = true
+		if err := d.check(); err != nil {
+			return fmt.Errorf("disk %s: %w", d.Role, err)
+		}
+	}
+	return nil
+}
+
+func (d *Disk) check() error {
+	if !ValidSize(d.Size) || d.State.IsZero() {
+		return fmt.Errorf("size %d, state %s", d.Size, d.State.Short())
+	}
+	if len(d.Layers) == 0 || len(d.Layers) > MaxPathLayers {
+		return fmt.Errorf("%d layers, want 1 to %d", len(d.Layers), MaxPathLayers)
+	}
+	at := StateID{}
+	for i, l := range d.Layers {
+		if l.From != at || l.To.IsZero() || l.To == l.From {
+			return fmt.Errorf("layer %d does not start where the one before it ends", i)
+		}
+		// Each bound in its own width, so that no sum can wrap.
+		if l.IndexOffset < 0 || l.IndexLength <= 0 || l.Length <= 0 ||
+			l.IndexOffset > l.Length || l.IndexLength > l.Length-l.IndexOffset {
+			return fmt.Errorf("layer %d: index at %d+%d of %d bytes", i, l.IndexOffset, l.IndexLength, l.Length)
+		}
+		at = l.To
+	}
+	if at != d.State {
+		return errors.New("the last layer does not end in the state")
+	}
+	return nil
+}
+
+// decodeStrict reads one JSON value without unknown fields and without anything behind it.
+func decodeStrict(b []byte, v any) error {
+	d := json.NewDecoder(bytes.NewReader(b))
+	d.DisallowUnknownFields()
+	if err := d.Decode(v); err != nil {
+		return err
+	}
+	if _, err := d.Token(); !errors.Is(err, io.EOF) {
+		return errors.New("something follows the JSON value")
+	}
+	return nil
+}

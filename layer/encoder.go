@@ -1,0 +1,279 @@
+package layer
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"runtime"
+	"sync"
+
+	"github.com/klauspost/compress/zstd"
+
+	"disksync/image"
+)
+
+// Disk is content to encode. ReadAt must be safe for concurrent use.
+type Disk interface {
+	io.ReaderAt
+	Size() int64 // bytes
+}
+
+// DataSeeker is a Disk that knows where it has no data, so that nothing is read there.
+type DataSeeker interface {
+	// NextData returns the offset of the first byte at or behind off that may be other than zero; the disk's size when there
+	// is none.
+	NextData(off int64) (int64, error)
+}
+
+// ErrSame is returned by Encode when the disk has the content of From.
+var ErrSame = errors.New("nothing has changed")
+
+// EncodeOptions tunes Encode. The zero value is good.
+type EncodeOptions struct {
+	Level zstd.EncoderLevel // 0: SpeedBetterCompression
+	// Workers is the number of goroutines that read, hash and compress; 0: one for each processor. Each holds up to about 24
+	// MiB.
+	Workers int
+	// Progress is called with the number of bytes of the disk that are done, from one goroutine; may be nil.
+	Progress func(done int64)
+}
+
+// Result is what Encode made.
+type Result struct {
+	Index *Index
+	State image.State // of the disk
+	Bytes int64       // written
+}
+
+// Encode writes the layer that leads from the state from (the zero State for a full image) to the content of disk. Every
+// block is read once; equal input gives equal output. It returns ErrSame, having written a header, when there is no
+// difference.
+func Encode(ctx context.Context, w io.Writer, from image.State, disk Disk, o EncodeOptions) (Result, error) {
+	if !image.ValidSize(disk.Size()) {
+		return Result{}, fmt.Errorf("a disk of %d bytes; want a multiple of %d, at most %d",
+			disk.Size(), image.SectorSize, int64(image.MaxDiskSize))
+	}
+	if o.Workers <= 0 {
+		o.Workers = runtime.GOMAXPROCS(0)
+	}
+	if o.Level == 0 {
+		o.Level = zstd.SpeedBetterCompression
+	}
+	e := &encoder{w: w, from: from.Resized(disk.Size()), disk: disk, o: o}
+	e.state = image.State{Size: disk.Size(), Blocks: make([]image.Digest, image.BlockCount(disk.Size()))}
+	if err := e.write(header()); err != nil {
+		return Result{}, err
+	}
+	if err := e.run(ctx); err != nil {
+		return Result{}, err
+	}
+	return e.finish(from)
+}
+
+type encoder struct {
+	w     io.Writer
+	off   int64
+	from  image.State
+	disk  Disk
+	o     EncodeOptions
+	state image.State
+	table []byte // frame entries
+}
+
+// job is one block on its way through the workers. The channel done is closed when the fields behind it are set.
+type job struct {
+	block int
+	done  chan struct{}
+
+	digest image.Digest
+	codec  Codec
+	frame  []byte
+	same   bool
+	err    error
+}
+
+// run sends the blocks through the workers and writes the results in order. The queue bounds the blocks in flight.
+func (e *encoder) run(ctx context.Context) error {
+	ctx, cancel := context.WithCancel(ctx)
+	todo, order := make(chan *job), make(chan *job, 2*e.o.Workers)
+	var wg sync.WaitGroup
+	// The workers must be gone before the disk is closed by our caller.
+	defer wg.Wait()
+	defer cancel()
+	var feedErr error
+	wg.Go(func() {
+		defer close(todo)
+		defer close(order)
+		feedErr = e.feed(ctx, todo, order)
+	})
+	for range e.o.Workers {
+		wg.Go(func() { e.work(todo) })
+	}
+	for j := range order {
+		<-j.done
+		if j.err != nil {
+			return fmt.Errorf("block %d: %w", j.block, j.err)
+		}
+		if err := e.emit(j); err != nil {
+			return err
+		}
+		if j.frame != nil {
+			framePool.Put(&j.frame)
+		}
+		if e.o.Progress != nil {
+			e.o.Progress(min(int64(j.block+1)*image.BlockSize, e.disk.Size()))
+		}
+	}
+	if feedErr != nil {
+		return feedErr
+	}
+	return ctx.Err()
+}
+
+// feed makes a job of each block that may hold data or that was not zero before.
+func (e *encoder) feed(ctx context.Context, todo, order chan<- *job) error {
+	holes, _ := e.disk.(DataSeeker)
+	data := int64(0) // nothing but zeros between the current block and here
+	for block := range e.state.Blocks {
+		start := int64(block) * image.BlockSize
+		if holes != nil && data <= start {
+			next, err := holes.NextData(start)
+			if err != nil {
+				return fmt.Errorf("look for data behind %d: %w", start, err)
+			}
+			data = next
+		}
+		j := &job{block: block, done: make(chan struct{})}
+		if holes != nil && data >= start+image.BlockSize {
+			if e.from.Block(block).IsZero() {
+				continue
+			}
+			close(j.done) // known to be zero: no worker needed
+			if !send(ctx, order, j) {
+				return ctx.Err()
+			}
+			continue
+		}
+		if !send(ctx, order, j) || !send(ctx, todo, j) {
+			// A job that the writer waits for must be answered.
+			j.err = ctx.Err()
+			close(j.done)
+			return ctx.Err()
+		}
+	}
+	return nil
+}
+
+func send(ctx context.Context, c chan<- *job, j *job) bool {
+	select {
+	case c <- j:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
+// framePool recycles the compressed blocks.
+var framePool = sync.Pool{New: func() any { b := make([]byte, 0, image.BlockSize); return &b }}
+
+func (e *encoder) work(todo <-chan *job) {
+	block := make([]byte, image.BlockSize)
+	z, err := zstd.NewWriter(nil,
+		zstd.WithEncoderLevel(e.o.Level), zstd.WithEncoderConcurrency(1),
+		zstd.WithWindowSize(image.BlockSize), zstd.WithEncoderCRC(false)) // the digest is the check
+	if err != nil {
+		panic("layer: internal error: zstd options: " + err.Error())
+	}
+	for j := range todo {
+		j.err = e.encode(j, block, z)
+		close(j.done)
+	}
+}
+
+// encode reads and packs one block.
+func (e *encoder) encode(j *job, block []byte, z *zstd.Encoder) error {
+	start := int64(j.block) * image.BlockSize
+	n := min(e.disk.Size()-start, image.BlockSize)
+	clear(block[n:])
+	if err := readDisk(e.disk, block[:n], start); err != nil {
+		return err
+	}
+	j.digest = image.SumBlock(block)
+	if j.same = j.digest == e.from.Block(j.block); j.same || j.digest.IsZero() {
+		return nil
+	}
+	buf := framePool.Get().(*[]byte)
+	j.codec, j.frame = Zstd, z.EncodeAll(block, (*buf)[:0])
+	if len(j.frame) >= image.BlockSize {
+		j.codec, j.frame = Stored, append(j.frame[:0], block...)
+	}
+	return nil
+}
+
+func readDisk(disk Disk, p []byte, off int64) error {
+	n, err := disk.ReadAt(p, off)
+	if n == len(p) {
+		return nil
+	}
+	if err == nil || errors.Is(err, io.EOF) {
+		err = io.ErrUnexpectedEOF
+	}
+	return fmt.Errorf("read the disk at %d: %w", off, err)
+}
+
+// emit writes one block's frame and its entry.
+func (e *encoder) emit(j *job) error {
+	e.state.Blocks[j.block] = j.digest
+	if j.same {
+		return nil
+	}
+	b := make([]byte, frameEntrySize)
+	binary.BigEndian.PutUint32(b, uint32(j.block))
+	b[4] = byte(j.codec)
+	binary.BigEndian.PutUint32(b[12:], uint32(len(j.frame)))
+	binary.BigEndian.PutUint64(b[16:], uint64(e.off))
+	copy(b[24:], j.digest[:])
+	e.table = append(e.table, b...)
+	return e.write(j.frame)
+}
+
+func (e *encoder) write(b []byte) error {
+	if _, err := e.w.Write(b); err != nil {
+		return fmt.Errorf("write layer: %w", err)
+	}
+	e.off += int64(len(b))
+	return nil
+}
+
+// finish writes index and trailer.
+func (e *encoder) finish(from image.State) (Result, error) {
+	to := e.state.ID()
+	fromID := from.ID()
+	if to == fromID {
+		return Result{State: e.state}, ErrSame
+	}
+	b := make([]byte, indexHeaderSize, indexHeaderSize+len(e.table))
+	copy(b, indexMagic)
+	binary.BigEndian.PutUint32(b[8:], formatVersion)
+	copy(b[16:], fromID[:])
+	copy(b[48:], to[:])
+	binary.BigEndian.PutUint64(b[80:], uint64(from.Size))
+	binary.BigEndian.PutUint64(b[88:], uint64(e.state.Size))
+	binary.BigEndian.PutUint32(b[96:], image.BlockSize)
+	binary.BigEndian.PutUint32(b[100:], uint32(len(e.table)/frameEntrySize))
+	b = append(b, e.table...)
+	x, err := ParseIndex(b, sha256.Sum256(b))
+	if err != nil {
+		return Result{}, fmt.Errorf("layer: internal error: %w", err)
+	}
+	if err := e.write(b); err != nil {
+		return Result{}, err
+	}
+	if err := e.write(x.trailer()); err != nil {
+		return Result{}, err
+	}
+	return Result{Index: x, State: e.state, Bytes: e.off}, nil
+}

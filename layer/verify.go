@@ -1,0 +1,56 @@
+package layer
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"runtime"
+
+	"golang.org/x/sync/errgroup"
+
+	"disksync/image"
+)
+
+// Verify reads the frames of the layer x from r in the order of the file and decodes each on all processors. It calls
+// visit with each frame and the error of reading or checking it, nil for a good one, from several goroutines at once;
+// visit's own error ends the work and is returned.
+func Verify(ctx context.Context, r io.ReaderAt, x *Index, visit func(f Frame, err error) error) error {
+	workers := runtime.GOMAXPROCS(0)
+	dec := NewDecoder(workers)
+	defer dec.Close()
+	type buffers struct{ packed, block []byte }
+	free := make(chan buffers, 2*workers) // bounds the bytes in flight
+	for range cap(free) {
+		free <- buffers{make([]byte, image.BlockSize), make([]byte, image.BlockSize)}
+	}
+	g, ctx := errgroup.WithContext(ctx)
+	for i := range x.Len() {
+		f := x.Frame(i)
+		var b buffers
+		select {
+		case b = <-free:
+		case <-ctx.Done():
+			return waitCause(g, ctx)
+		}
+		// Reading stays in this goroutine: two readers would make a disc drive seek.
+		packed := b.packed[:f.Length]
+		readErr := readFull(r, packed, f.Offset)
+		g.Go(func() error {
+			defer func() { free <- b }()
+			if readErr != nil {
+				return visit(f, fmt.Errorf("block %d: %w", f.Block, readErr))
+			}
+			return visit(f, dec.Block(b.block, f, packed))
+		})
+	}
+	return waitCause(g, ctx)
+}
+
+// waitCause waits for the group and returns its error, or why the context ended.
+func waitCause(g *errgroup.Group, ctx context.Context) error {
+	cause := context.Cause(ctx)
+	if err := g.Wait(); err != nil {
+		return err
+	}
+	return cause
+}

@@ -1,0 +1,212 @@
+package vhd_test
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"testing"
+
+	"pgregory.net/rapid"
+
+	"disksync/vhd"
+)
+
+const testBlock = 4096 * 4
+
+// newChainFiles makes a dynamic base with some content and depth differencing disks on it.
+func newChainFiles(t testing.TB, size int64, depth int) (*memFile, []*vhd.Image, []byte) {
+	t.Helper()
+	base := create(t, vhd.CreateOptions{Size: size, BlockSize: testBlock, UUID: newUUID(1)})
+	d := openDisk(t, base)
+	model := make([]byte, size)
+	p := noise(int(size/3)/512*512, 7)
+	copy(model[512*5:], p)
+	if _, err := d.WriteAt(p, 512*5); err != nil {
+		t.Fatal(err)
+	}
+	if err := d.Sync(); err != nil {
+		t.Fatal(err)
+	}
+	leaf, parents := base, []*vhd.Image(nil)
+	for i := range depth {
+		parents = append([]*vhd.Image{openImage(t, leaf)}, parents...)
+		leaf = create(t, vhd.CreateOptions{
+			Size: size, BlockSize: testBlock, UUID: newUUID(byte(2 + i)),
+			Parent: &vhd.Parent{UUID: parents[0].UUID(), Path: "parent.vhd"},
+		})
+	}
+	return leaf, parents, model
+}
+
+// TestDiskModel writes, syncs and reopens at random and compares with a plain array.
+func TestDiskModel(t *testing.T) {
+	rapid.Check(t, func(rt *rapid.T) {
+		size := int64(rapid.IntRange(1, 40*testBlock/512).Draw(rt, "sectors")) * 512
+		size = max(size, 512*32)
+		depth := rapid.IntRange(0, 3).Draw(rt, "depth")
+		leaf, parents, model := newChainFiles(t, size, depth)
+		d := openDisk(t, leaf, parents...)
+		rt.Repeat(map[string]func(*rapid.T){
+			"write": func(rt *rapid.T) {
+				off := rapid.Int64Range(0, size-1).Draw(rt, "off")
+				n := rapid.Int64Range(0, min(size-off, 3*testBlock)).Draw(rt, "n")
+				p := noise(int(n), rapid.Uint64().Draw(rt, "seed"))
+				if rapid.Bool().Draw(rt, "zero") {
+					clear(p)
+				}
+				copy(model[off:], p)
+				if _, err := d.WriteAt(p, off); err != nil {
+					rt.Fatal(err)
+				}
+			},
+			"sync": func(rt *rapid.T) {
+				if err := d.Sync(); err != nil {
+					rt.Fatal(err)
+				}
+			},
+			"reopen": func(rt *rapid.T) {
+				if err := d.WriteBack(); err != nil {
+					rt.Fatal(err)
+				}
+				d = openDisk(t, leaf, parents...)
+			},
+			"": func(rt *rapid.T) {
+				if !bytes.Equal(readAll(t, d, size), model) {
+					rt.Fatal("content differs from the model")
+				}
+			},
+		})
+	})
+}
+
+// TestDiskPowerLoss cuts the power after every single write of a run, with none, some or all of the unsynced sectors kept.
+// Afterwards the file must open, and every sector must hold what was synced or something written since.
+func TestDiskPowerLoss(t *testing.T) {
+	for _, depth := range []int{0, 1} {
+		t.Run(fmt.Sprintf("depth %d", depth), func(t *testing.T) {
+			total := powerLossRun(t, depth, 1<<30, 0)
+			if total < 50 {
+				t.Fatalf("only %d steps, the run is too short to mean something", total)
+			}
+			for cut := 1; cut <= total; cut++ {
+				for seed := range uint64(6) {
+					powerLossRun(t, depth, cut, seed)
+				}
+			}
+		})
+	}
+}
+
+// powerLossRun plays a fixed sequence of writes and syncs until the file's operation number cut fails, cuts the power there
+// and checks the file. It returns the number of operations.
+func powerLossRun(t *testing.T, depth, cut int, seed uint64) int {
+	const size = 9*testBlock + 3*512
+	leaf, parents, model := newChainFiles(t, size, depth)
+	leaf.ops, leaf.failAt = 0, cut
+	d := openDisk(t, leaf, parents...)
+	durable := bytes.Clone(model)
+	r := rand.New(rand.NewPCG(1, 1)) // the same run every time
+	since := []write(nil)            // since the last Sync that returned
+	for i := range 40 {
+		off := r.Int64N(size/512) * 512
+		p := noise(int(min(size-off, r.Int64N(2*testBlock/512)*512)), uint64(i))
+		since = append(since, write{off, p})
+		_, err := d.WriteAt(p, off)
+		if err == nil {
+			copy(model[off:], p)
+		}
+		if i%4 == 3 && err == nil {
+			if err = d.Sync(); err == nil {
+				durable, since = bytes.Clone(model), nil
+			}
+		}
+		if errors.Is(err, errInjected) {
+			break
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	keep := []float64{0, 1, 0.5}[seed%3]
+	after := leaf.afterPowerLoss(keep, rand.New(rand.NewPCG(uint64(cut), seed)))
+	got := readAll(t, openDisk(t, after, parents...), size)
+	for s := int64(0); s < size; s += 512 {
+		if !plausible(got[s:s+512], s, durable, since) {
+			t.Fatalf("cut at %d, keep %v: sector %d holds what nobody wrote there last", cut, keep, s/512)
+		}
+	}
+	return leaf.ops
+}
+
+// plausible reports whether a sector holds the durable content or that of a later write.
+func plausible(got []byte, at int64, durable []byte, since []write) bool {
+	if bytes.Equal(got, durable[at:at+512]) {
+		return true
+	}
+	for _, w := range since {
+		if at >= w.off && at < w.off+int64(len(w.b)) && bytes.Equal(got, w.b[at-w.off:at-w.off+512]) {
+			return true
+		}
+	}
+	return false
+}
+
+// TestDiskRefusesAfterFailedSync: what a failed sync left in the file is not known, so nothing more is written to it.
+func TestDiskRefusesAfterFailedSync(t *testing.T) {
+	leaf, parents, _ := newChainFiles(t, 4*testBlock, 1)
+	d := openDisk(t, leaf, parents...)
+	if _, err := d.WriteAt(noise(512, 1), 0); err != nil {
+		t.Fatal(err)
+	}
+	leaf.failAt = leaf.ops + 2 // the bitmap's write, then the sync
+	if err := d.Sync(); !errors.Is(err, errInjected) {
+		t.Fatalf("sync: %v", err)
+	}
+	if _, err := d.WriteAt(noise(512, 2), 0); !errors.Is(err, errInjected) {
+		t.Errorf("write after a failed sync: %v", err)
+	}
+	if err := d.Sync(); !errors.Is(err, errInjected) {
+		t.Errorf("second sync: %v", err)
+	}
+}
+
+// TestDiskExactSectors: a differencing disk owns the sectors that were written and no others.
+func TestDiskExactSectors(t *testing.T) {
+	leaf, parents, _ := newChainFiles(t, 8*testBlock, 1)
+	d := openDisk(t, leaf, parents...)
+	for _, s := range []int64{3, 4, 9, 70} {
+		if _, err := d.WriteAt(noise(512, 1), s*512); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := d.Sync(); err != nil {
+		t.Fatal(err)
+	}
+	c, err := vhd.NewChain(append([]*vhd.Image{openImage(t, leaf)}, parents...)...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var own []int64
+	for e, err := range c.Extents(0, c.Size()) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		for s := e.Offset; e.Member == 0 && s < e.Offset+e.Length; s += 512 {
+			own = append(own, s/512)
+		}
+	}
+	if fmt.Sprint(own) != "[3 4 9 70]" {
+		t.Errorf("the leaf owns sectors %v", own)
+	}
+}
+
+func TestWriteBeyondEnd(t *testing.T) {
+	leaf, parents, _ := newChainFiles(t, 4*testBlock, 1)
+	d := openDisk(t, leaf, parents...)
+	for _, off := range []int64{-1, d.Size(), d.Size() - 511, 1 << 62} {
+		if _, err := d.WriteAt(make([]byte, 512), off); !errors.Is(err, vhd.ErrBeyondEnd) {
+			t.Errorf("write at %d: %v", off, err)
+		}
+	}
+}

@@ -1,0 +1,274 @@
+package vhd
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+
+	"disksync/image"
+)
+
+// Image is one VHD file, or a raw file that serves as a parent. It is safe for concurrent use.
+type Image struct {
+	r        io.ReaderAt
+	fileSize int64
+	dataEnd  int64 // where the footer at the end begins, or the file's length when there is none
+	footer   *Footer
+	header   *Header // nil for a fixed disk
+	bat      []uint32
+	dropped  []int // blocks whose entry Salvage left out
+	blocks   blockMap
+	bitmaps  bitmapCache
+	paths    []string // of the parent, as its locators say
+	warnings []*Error
+	stale    bool // see ChecksumStale
+	raw      bool
+}
+
+// Option changes how [Open] reads a file.
+type Option func(*options)
+
+type options struct {
+	salvage bool
+}
+
+// Salvage opens a dynamic or differencing file whose block table has unusable entries, such as one that was cut short: they
+// read as not allocated and are listed as warnings. Only for a reader that checks the content by other means.
+func Salvage() Option { return func(o *options) { o.salvage = true } }
+
+// Open reads and checks the metadata of the VHD in the first fileSize bytes of r. It needs memory for the block table, 4
+// bytes a block. It returns an *[Error] for a file that is not safe to read, and r's own error when reading fails.
+//
+// r must stay usable as long as the Image is.
+func Open(r io.ReaderAt, fileSize int64, opts ...Option) (*Image, error) {
+	var o options
+	for _, set := range opts {
+		set(&o)
+	}
+	m := &Image{r: r, fileSize: fileSize, dataEnd: fileSize}
+	if err := m.findFooter(); err != nil {
+		return nil, err
+	}
+	if err := m.footer.check(); err != nil {
+		return nil, err
+	}
+	if m.footer.Type == Fixed {
+		if m.footer.Size > m.dataEnd {
+			return nil, fault(BadSize, -1, "a fixed disk of %d bytes in a file of %d", m.footer.Size, fileSize)
+		}
+		return m, nil
+	}
+	if err := m.readHeader(); err != nil {
+		return nil, err
+	}
+	if err := m.readTable(o); err != nil {
+		return nil, err
+	}
+	if m.footer.Type == Differencing {
+		m.readLocators()
+	}
+	return m, nil
+}
+
+// Raw returns an Image of a raw disk: the parent of a differencing disk whose parent uuid is nil, as tapdisk makes them.
+// size must be a multiple of 512.
+func Raw(r io.ReaderAt, size int64) *Image {
+	return &Image{r: r, fileSize: size, raw: true, footer: &Footer{Type: Fixed, Size: size}}
+}
+
+// readFull reads exactly len(b) bytes at off. The end of the file inside them is damage, not the end of a stream.
+func readFull(r io.ReaderAt, b []byte, off int64) error {
+	n, err := r.ReadAt(b, off)
+	if n == len(b) {
+		return nil
+	}
+	if err == nil || errors.Is(err, io.EOF) {
+		return fault(Truncated, off+int64(n), "%d bytes are missing", len(b)-n)
+	}
+	return fmt.Errorf("vhd: read %d bytes at %d: %w", len(b), off, err)
+}
+
+// findFooter looks where footers are, in the order that finds the newest good one: the end, the end of a file with a short
+// footer, the copy at the start. The copy counts for disks that have one only: on a fixed disk offset 0 is the guest's.
+func (m *Image) findFooter() error {
+	endAt := m.fileSize - FooterSize
+	end, endErr, err := m.footerAt(endAt, FooterSize)
+	if err != nil {
+		return err
+	}
+	if end == nil && m.fileSize%sectorSize == FooterSize-1 {
+		short, shortErr, err := m.footerAt(endAt+1, FooterSize-1)
+		if err != nil {
+			return err
+		}
+		if short != nil && shortErr == nil {
+			endAt++
+			end, endErr = short, nil
+			m.warn(fault(ShortFooter, endAt, ""))
+		}
+	}
+	if errors.Is(endErr, Poisoned) {
+		return endErr
+	}
+	if end != nil && endErr == nil {
+		m.dataEnd = endAt
+		if end.Type == Fixed {
+			m.footer = end
+			return nil
+		}
+	}
+	first, firstErr, err := m.footerAt(0, FooterSize)
+	if err != nil {
+		return err
+	}
+	goodFirst := first != nil && firstErr == nil && first.Type != Fixed
+	if errors.Is(endErr, BadFooter) && errors.Is(firstErr, BadFooter) && *first == *end && end.Type != Fixed {
+		m.stale = true
+		m.dataEnd = endAt
+		m.footer = end
+		m.warn(fault(ChecksumStale, endAt, ""))
+		return nil
+	}
+	switch {
+	case end != nil && endErr == nil:
+		m.footer = end
+		if !goodFirst {
+			m.warn(fault(CopyDamaged, 0, ""))
+		} else if *first != *end {
+			m.warn(fault(CopyDiffers, 0, ""))
+		}
+	case goodFirst:
+		m.footer = first
+		if end != nil {
+			m.warn(fault(EndFooterDamaged, endAt, ""))
+		} else {
+			m.warn(fault(EndFooterMissing, endAt, ""))
+		}
+	case endErr != nil:
+		return endErr
+	case firstErr != nil && first.Type != Fixed:
+		return firstErr
+	default:
+		return fault(NotVHD, -1, "")
+	}
+	return nil
+}
+
+// footerAt returns the footer at off, nil when there is no cookie; bad is set when there is a cookie but the footer is
+// damaged or poisoned; err is a read error.
+func (m *Image) footerAt(off int64, n int) (f *Footer, bad, err error) {
+	if off < 0 || m.fileSize < int64(n) {
+		return nil, nil, nil
+	}
+	b := make([]byte, n)
+	if err := readFull(m.r, b, off); err != nil {
+		return nil, nil, err
+	}
+	f, found, bad := parseFooter(b)
+	if !found {
+		return nil, nil, nil
+	}
+	var e *Error
+	if errors.As(bad, &e) {
+		e.Offset = off
+	}
+	return f, bad, nil
+}
+
+func (m *Image) readHeader() error {
+	off := m.footer.DataOffset
+	if off < FooterSize || off > uint64(m.fileSize) || uint64(m.fileSize)-off < headerSize {
+		return fault(BadHeader, int64(off), "header outside the file")
+	}
+	b := make([]byte, headerSize)
+	if err := readFull(m.r, b, int64(off)); err != nil {
+		return err
+	}
+	h, err := parseHeader(b, m.stale)
+	if err != nil {
+		var e *Error
+		if errors.As(err, &e) {
+			e.Offset = int64(off)
+		}
+		return err
+	}
+	m.header = h
+	return nil
+}
+
+// readLocators collects the paths that may lead to the parent, best first: relative to the child, the parent's base name
+// beside the child, then the others.
+func (m *Image) readLocators() {
+	var relative, mac, absolute []string
+	for _, l := range m.header.Locators {
+		p := l.text(m.r, m.fileSize)
+		switch {
+		case p == "":
+		case l.Platform == W2ru:
+			relative = append(relative, p)
+		case l.Platform == MacX:
+			mac = append(mac, p)
+		default:
+			absolute = append(absolute, p)
+		}
+	}
+	name := slashed(m.header.ParentName)
+	all := append(relative, baseName(name))
+	all = append(all, mac...)
+	all = append(all, absolute...)
+	all = append(all, name)
+	seen := map[string]bool{"": true}
+	for _, p := range all {
+		if !seen[p] {
+			seen[p] = true
+			m.paths = append(m.paths, p)
+		}
+	}
+}
+
+func (m *Image) warn(e *Error) { m.warnings = append(m.warnings, e) }
+
+// Size returns the size of the disk in bytes, which for a differencing disk is its own, not its parent's.
+func (m *Image) Size() int64 { return m.footer.Size }
+
+// Type returns the type of the disk. A [Raw] image is Fixed.
+func (m *Image) Type() Type { return m.footer.Type }
+
+// UUID returns the uuid of the disk; nil for a raw image and for some old files.
+func (m *Image) UUID() image.UUID { return m.footer.UUID }
+
+// Footer returns a copy of the footer.
+func (m *Image) Footer() Footer { return *m.footer }
+
+// Header returns a copy of the dynamic header; ok is false for a fixed disk.
+func (m *Image) Header() (h Header, ok bool) {
+	if m.header == nil {
+		return Header{}, false
+	}
+	return *m.header, true
+}
+
+// ParentUUID returns the uuid that the parent must have. A nil uuid in a differencing disk means a raw parent.
+func (m *Image) ParentUUID() image.UUID {
+	if m.header == nil {
+		return image.UUID{}
+	}
+	return m.header.ParentUUID
+}
+
+// ParentPaths returns where the parent may be, best guess first, with forward slashes and without drives. They come from the
+// file: a caller must not follow them out of folders that it has chosen.
+func (m *Image) ParentPaths() []string { return m.paths }
+
+// Warnings returns what is unusual or damaged but does not touch the content.
+func (m *Image) Warnings() []*Error { return m.warnings }
+
+// String describes the image for messages.
+func (m *Image) String() string {
+	if m.raw {
+		return fmt.Sprintf("raw disk of %d bytes", m.Size())
+	}
+	return fmt.Sprintf("%s VHD %s of %d bytes (creator %s)", m.Type(), m.UUID(), m.Size(),
+		strings.TrimRight(string(m.footer.Creator.App[:]), "\x00 "))
+}
