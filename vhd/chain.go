@@ -49,13 +49,10 @@ func NewChain(members ...*Image) (*Chain, error) {
 }
 
 func checkParent(child, parent *Image) error {
-	if child.ParentUUID().IsZero() {
-		if !parent.raw {
-			return fault(WrongParent, -1, "%s has a raw parent, not a VHD", child.UUID())
-		}
-		return nil
+	if child.ParentUUID().IsZero() && !parent.raw {
+		return fault(WrongParent, -1, "%s has a raw parent, not a VHD", child.UUID())
 	}
-	if parent.raw || parent.UUID() != child.ParentUUID() {
+	if parent.UUID() != child.ParentUUID() {
 		return fault(WrongParent, -1, "%s wants %s, this is %s", child.UUID(), child.ParentUUID(), parent.UUID())
 	}
 	return nil
@@ -208,6 +205,22 @@ func (c *Chain) Extents(off, length int64) iter.Seq2[Extent, error] {
 			yield(cur, nil)
 		}
 	}
+}
+
+// NextData returns the offset of the first byte at or behind off that some member holds, and the disk's size when there is
+// none: what lies before it is zeros.
+func (c *Chain) NextData(off int64) (int64, error) {
+	for off < c.Size() {
+		e, err := c.lookup(off, c.Size()-off)
+		if err != nil {
+			return 0, err
+		}
+		if e.Member >= 0 {
+			return off, nil
+		}
+		off += e.Length
+	}
+	return c.Size(), nil
 }
 
 // lookup finds the member that holds off and how far, at most limit bytes, that stays so.

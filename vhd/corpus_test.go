@@ -121,7 +121,7 @@ func unpackCorpus(t *testing.T, dir string, files []corpusFile) string {
 
 func (f corpusFile) check(t *testing.T, name string) {
 	want, rest, _ := strings.Cut(f.expect, " ")
-	c, err := vhdfile.OpenChain(name)
+	c, err := vhdfile.OpenChain(name, vhdfile.Options{})
 	if want == "error" {
 		if !errors.Is(err, faultNames[rest]) {
 			t.Fatalf("open: %v, want %s", err, rest)

@@ -73,8 +73,12 @@ func Open(r io.ReaderAt, fileSize int64, opts ...Option) (*Image, error) {
 
 // Raw returns an Image of a raw disk: the parent of a differencing disk whose parent uuid is nil, as tapdisk makes them.
 // size must be a multiple of 512.
-func Raw(r io.ReaderAt, size int64) *Image {
-	return &Image{r: r, fileSize: size, raw: true, footer: &Footer{Type: Fixed, Size: size}}
+func Raw(r io.ReaderAt, size int64) *Image { return Content(image.UUID{}, r, size) }
+
+// Content returns an Image of a disk whose content r gives in full, to stand in a chain for the VHD file with that uuid. The
+// caller answers for it that the content is the same. size must be a multiple of 512.
+func Content(id image.UUID, r io.ReaderAt, size int64) *Image {
+	return &Image{r: r, fileSize: size, raw: true, footer: &Footer{Type: Fixed, Size: size, UUID: id}}
 }
 
 // readFull reads exactly len(b) bytes at off. The end of the file inside them is damage, not the end of a stream.

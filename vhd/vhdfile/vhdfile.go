@@ -37,31 +37,43 @@ func (c *Chain) Close() error {
 	return errors.Join(errs...)
 }
 
-// OpenChain opens the VHD at name for reading, and its parents, which are looked for beside their child and in the folders
-// dirs. It returns an error that wraps vhd.NoParent, naming what was tried, when a parent is not there.
-func OpenChain(name string, dirs ...string) (*Chain, error) {
+// Options says where else parents may be. The zero value is good.
+type Options struct {
+	// Dirs are folders to look through besides the child's own.
+	Dirs []string
+	// Otherwise is asked for a parent that no folder has; nil: nobody is. It returns an error that wraps vhd.NoParent when it has
+	// none either.
+	Otherwise func(child *vhd.Image) (*vhd.Image, error)
+}
+
+// OpenChain opens the VHD at name for reading, and its parents, which are looked for beside their child first. It returns an
+// error that wraps vhd.NoParent, naming what was tried, when a parent is not there.
+func OpenChain(name string, o Options) (*Chain, error) {
 	c := &Chain{}
-	if err := c.resolve(name, dirs); err != nil {
+	if err := c.resolve(name, o); err != nil {
 		c.Close()
 		return nil, fmt.Errorf("open %s: %w", name, err)
 	}
 	return c, nil
 }
 
-func (c *Chain) resolve(name string, dirs []string) error {
+func (c *Chain) resolve(name string, o Options) error {
 	leaf, err := c.openLeaf(name)
 	if err != nil {
 		return err
 	}
 	where := map[*vhd.Image]string{leaf: name}
 	c.Chain, err = vhd.Resolve(leaf, func(child *vhd.Image) (*vhd.Image, error) {
-		folders := append([]string{filepath.Dir(where[child])}, dirs...)
+		folders := append([]string{filepath.Dir(where[child])}, o.Dirs...)
 		p, at, err := c.findParent(child, folders)
-		if err != nil {
-			return nil, err
+		if err == nil {
+			where[p] = at
+		} else if o.Otherwise != nil && errors.Is(err, vhd.NoParent) {
+			if other, otherErr := o.Otherwise(child); !errors.Is(otherErr, vhd.NoParent) {
+				return other, otherErr
+			}
 		}
-		where[p] = at
-		return p, nil
+		return p, err
 	})
 	return err
 }

@@ -1,0 +1,19 @@
+package api
+
+import "time"
+
+// Limits that both sides keep.
+const (
+	// MaxJSON bounds a JSON request or answer, in bytes, but for manifests and states.
+	MaxJSON = 4 << 20
+	// MaxName bounds names of users, groups and devices, in bytes.
+	MaxName = 128
+	// MaxPassword bounds a password, in bytes: argon2id reads all of it.
+	MaxPassword = 1024
+	// MaxNote bounds the publisher's words about a version, in bytes.
+	MaxNote = 4096
+	// MaxUploadChunk bounds the body of one upload request, in bytes.
+	MaxUploadChunk = 64 << 20
+	// TokenLife is how long a login lasts.
+	TokenLife = 90 * 24 * time.Hour
+)

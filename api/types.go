@@ -1,0 +1,176 @@
+package api
+
+import (
+	"time"
+
+	"disksync/image"
+)
+
+// Version is the version of the protocol; it is the first element of every path.
+const Version = "v1"
+
+// Server is what anybody may know of a Synchronizer.
+type Server struct {
+	Name       string          `json:"name"`
+	Release    string          `json:"release"` // of the program
+	SigningKey image.PublicKey `json:"signing_key"`
+	Time       time.Time       `json:"time"`
+}
+
+// Login asks for a token. Device is registered with the first login from it.
+type Login struct {
+	User     string `json:"user"`
+	Password string `json:"password"`
+	Device   Device `json:"device"`
+}
+
+// Device names an endpoint.
+type Device struct {
+	ID   image.UUID `json:"id"`
+	Name string     `json:"name"`
+}
+
+// Token answers a Login.
+type Token struct {
+	Token   string    `json:"token"` // for the Authorization header, as a bearer token
+	User    string    `json:"user"`
+	Admin   bool      `json:"admin"`
+	Expires time.Time `json:"expires"`
+}
+
+// Offer is an image that the user may have.
+type Offer struct {
+	Image   string        `json:"image"`
+	ImageID image.UUID    `json:"image_id"`
+	Version image.Version `json:"version"` // the one that is meant for the user
+	Pinned  bool          `json:"pinned"`  // the administrator chose it; else it is the newest
+	Newest  image.Version `json:"newest"`
+	Mode    image.Mode    `json:"mode"`
+	Size    int64         `json:"size"` // of all disks, bytes
+	Note    string        `json:"note,omitempty"`
+	Created time.Time     `json:"created"`
+}
+
+// Image describes an image to an administrator.
+type Image struct {
+	Name     string        `json:"name"`
+	ID       image.UUID    `json:"id"`
+	Mode     image.Mode    `json:"mode"`
+	Versions []VersionInfo `json:"versions"` // oldest first
+}
+
+// VersionInfo describes a version of an image.
+type VersionInfo struct {
+	Version image.Version `json:"version"`
+	Created time.Time     `json:"created"`
+	Note    string        `json:"note,omitempty"`
+	Disks   []DiskInfo    `json:"disks"`
+}
+
+// DiskInfo describes one disk of a version.
+type DiskInfo struct {
+	Role     image.Role    `json:"role"`
+	Size     int64         `json:"size"` // of the disk, bytes
+	State    image.StateID `json:"state"`
+	Layer    image.LayerID `json:"layer"` // the last one of the path
+	Blocks   int           `json:"blocks"`
+	Bytes    int64         `json:"bytes"` // of that layer's file
+	Full     bool          `json:"full"`  // it needs no other version
+	VHDUUIDs []image.UUID  `json:"vhd_uuids,omitempty"`
+}
+
+// Seal makes uploaded layers into a version.
+type Seal struct {
+	// Version is the number that it is to get, one above the newest: whoever did not see the newest must look again.
+	Version image.Version `json:"version"`
+	Mode    image.Mode    `json:"mode,omitempty"` // of a new image; empty or the same for another version
+	Note    string        `json:"note,omitempty"`
+	Disks   []SealDisk    `json:"disks"`
+}
+
+// SealDisk is one disk of a Seal. A disk of the previous version that is not named stays as it was.
+type SealDisk struct {
+	Role     image.Role    `json:"role"`
+	Layer    image.LayerID `json:"layer"` // starts from nothing, or from the disk's state in the previous version
+	VHDUUIDs []image.UUID  `json:"vhd_uuids,omitempty"`
+}
+
+// Upload is the state of a layer's upload.
+type Upload struct {
+	Layer  image.LayerID `json:"layer"`
+	Length int64         `json:"length"`
+	Offset int64         `json:"offset"` // bytes that have arrived
+	State  UploadState   `json:"state"`
+	Done   int64         `json:"done,omitempty"` // bytes verified
+	Error  *Error        `json:"error,omitempty"`
+}
+
+// UploadState is a stage of an upload.
+type UploadState string
+
+// The stages.
+const (
+	Uploading UploadState = "uploading"
+	Verifying UploadState = "verifying"
+	Stored    UploadState = "stored"
+	Failed    UploadState = "failed"
+)
+
+// NewUser makes a user.
+type NewUser struct {
+	Name     string `json:"name"`
+	Password string `json:"password"`
+	Admin    bool   `json:"admin"`
+}
+
+// User describes a user.
+type User struct {
+	Name    string    `json:"name"`
+	Admin   bool      `json:"admin"`
+	Groups  []string  `json:"groups"`
+	Created time.Time `json:"created"`
+}
+
+// Password replaces a user's password.
+type Password struct {
+	Password string `json:"password"`
+}
+
+// Group is a group of users.
+type Group struct {
+	Name    string   `json:"name"`
+	Members []string `json:"members"`
+}
+
+// Assignment gives an image to a user or a group.
+type Assignment struct {
+	Image   string        `json:"image"`
+	To      Subject       `json:"to"`
+	Version image.Version `json:"version"` // 0: always the newest
+}
+
+// DeviceInfo describes a registered endpoint.
+type DeviceInfo struct {
+	Device
+	User     string    `json:"user"`
+	Created  time.Time `json:"created"`
+	LastSeen time.Time `json:"last_seen"`
+}
+
+// MediaFile is a file to put on a medium, and where the Synchronizer keeps it.
+type MediaFile struct {
+	Path   string        `json:"path"` // on the Synchronizer's machine
+	Name   string        `json:"name"` // proposed for the medium; any other will do
+	Role   image.Role    `json:"role"`
+	Layer  image.LayerID `json:"layer"`
+	Length int64         `json:"length"`
+}
+
+// AuditEntry is one line of the audit log.
+type AuditEntry struct {
+	At      time.Time `json:"at"`
+	Who     string    `json:"who"`
+	From    string    `json:"from"` // address
+	What    string    `json:"what"`
+	Outcome string    `json:"outcome"`
+}

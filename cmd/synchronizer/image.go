@@ -1,0 +1,200 @@
+package main
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+
+	"github.com/klauspost/compress/zstd"
+	"github.com/spf13/cobra"
+
+	"disksync/api"
+	"disksync/image"
+	"disksync/internal/cli"
+	"disksync/internal/progress"
+	"disksync/publish"
+	"disksync/syncclient"
+)
+
+func newImage(o *options) *cobra.Command {
+	return cli.Group("image", "Publish and look at images",
+		newPublish(o), newImageList(o), newImageShow(o), newImageDelete(o))
+}
+
+func newPublish(o *options) *cobra.Command {
+	disks := map[image.Role]*string{}
+	var mode, note, format, spool string
+	var level int
+	var asJSON bool
+	c := &cobra.Command{
+		Use: "publish IMAGE --system FILE", Short: "Publish a version of an image", Args: cobra.ExactArgs(1),
+		Long: `Publishes the next version of an image: the first time the whole disk, then what differs from the newest
+version. FILE is a raw disk, or a VHD of any kind; a differencing VHD needs its parents beside it, or a
+published version in their place. A disk that is not named stays as it was in the version before.`,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			opts := publish.Options{Image: args[0], Mode: image.Mode(mode), Note: note, Spool: spool, Level: zstd.EncoderLevel(level)}
+			if mode != "" {
+				if err := new(image.Mode).UnmarshalText([]byte(mode)); err != nil {
+					return cli.UsageError("%v", err)
+				}
+			}
+			f, err := publish.ParseFormat(format)
+			if err != nil {
+				return cli.UsageError("%v", err)
+			}
+			for _, r := range image.Roles() {
+				if *disks[r] != "" {
+					opts.Disks = append(opts.Disks, publish.Disk{Role: r, Path: *disks[r], Format: f})
+				}
+			}
+			if len(opts.Disks) == 0 {
+				return cli.UsageError("name a disk with --system, --application or --user")
+			}
+			if opts.Spool == "" {
+				opts.Spool = o.spool()
+			}
+			meter := progress.New(os.Stderr)
+			defer meter.Done()
+			opts.Progress = func(stage string, done, total int64) { meter.Show(stage, done, total, "") }
+			opts.Warn = func(text string) { meter.Note("warning: %s", text) }
+			return o.with(cmd.Context(), func(c *syncclient.Client) error {
+				res, err := publish.Run(cmd.Context(), c, opts)
+				if err != nil {
+					return err
+				}
+				meter.Done()
+				if asJSON {
+					return cli.JSON(cmd.OutOrStdout(), res)
+				}
+				printPublished(cmd, res)
+				return nil
+			})
+		},
+	}
+	for _, r := range image.Roles() {
+		disks[r] = c.Flags().String(string(r), "", "`file` of the "+string(r)+" disk")
+	}
+	c.Flags().StringVar(&mode, "mode", "", "of a new image: static (default), static-profile or dynamic")
+	c.Flags().StringVar(&note, "note", "", "words about this version")
+	c.Flags().StringVar(&format, "format", "", "read the files as vhd or raw, whatever they are called")
+	c.Flags().StringVar(&spool, "spool", "", "`folder` with room for the packed difference")
+	c.Flags().IntVar(&level, "level", 0, "compression level 1 (fast) to 4 (small); default 3")
+	c.Flags().BoolVar(&asJSON, "json", false, "print the result as JSON")
+	return c
+}
+
+// spool returns a folder that has room when the layers have: the data folder itself, when it is on this machine.
+func (o *options) spool() string {
+	dir, named := o.dataDir()
+	if _, err := os.Stat(filepath.Join(dir, "layers")); err == nil && (named || o.server == "") {
+		return filepath.Join(dir, "layers")
+	}
+	return ""
+}
+
+func printPublished(cmd *cobra.Command, res publish.Result) {
+	w := cmd.OutOrStdout()
+	if res.Unchanged {
+		fmt.Fprintf(w, "version %d of %s has this content already; nothing was published\n", res.Version, res.Image)
+		return
+	}
+	fmt.Fprintf(w, "published %s version %d\n", res.Image, res.Version)
+	for _, d := range res.Disks {
+		what := "a difference"
+		if d.From.IsZero() {
+			what = "the full disk"
+		}
+		if d.Unchanged {
+			fmt.Fprintf(w, "  %s disk: unchanged\n", d.Role)
+			continue
+		}
+		fmt.Fprintf(w, "  %s disk: %s, %s, %d blocks in %s (layer %s)\n", d.Role, progress.Bytes(d.Size), what, d.Blocks,
+			progress.Bytes(d.Bytes), d.Layer.Short())
+	}
+}
+
+func newImageList(o *options) *cobra.Command {
+	return listCommand(o, "list", "List images", cobra.NoArgs,
+		func(cmd *cobra.Command, c *syncclient.Client, _ []string) ([]api.Image, error) {
+			return c.Images(cmd.Context())
+		},
+		[]string{"IMAGE", "MODE", "VERSIONS", "NEWEST", "DISK", "STORED"},
+		func(im api.Image) []string {
+			if len(im.Versions) == 0 {
+				return []string{im.Name, string(im.Mode), "0", "-", "-", "-"}
+			}
+			var disk, stored int64
+			newest := im.Versions[len(im.Versions)-1]
+			for _, d := range newest.Disks {
+				disk += d.Size
+			}
+			seen := map[image.LayerID]bool{}
+			for _, v := range im.Versions {
+				for _, d := range v.Disks {
+					if !seen[d.Layer] {
+						seen[d.Layer] = true
+						stored += d.Bytes
+					}
+				}
+			}
+			return []string{im.Name, string(im.Mode), strconv.Itoa(len(im.Versions)), newest.Version.String(),
+				progress.Bytes(disk), progress.Bytes(stored)}
+		})
+}
+
+func newImageShow(o *options) *cobra.Command {
+	type row struct {
+		version api.VersionInfo
+		disk    api.DiskInfo
+	}
+	var asJSON bool
+	c := &cobra.Command{
+		Use: "show IMAGE", Short: "Show the versions of an image", Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return o.with(cmd.Context(), func(c *syncclient.Client) error {
+				im, err := c.Image(cmd.Context(), args[0])
+				if err != nil {
+					return err
+				}
+				if asJSON {
+					return cli.JSON(cmd.OutOrStdout(), im)
+				}
+				var rows [][]string
+				for _, v := range im.Versions {
+					for _, d := range v.Disks {
+						r := row{v, d}
+						from := "the version before"
+						if d.Full {
+							from = "nothing"
+						}
+						rows = append(rows, []string{r.version.Version.String(), v.Created.Local().Format("2006-01-02 15:04"), string(d.Role),
+							progress.Bytes(d.Size), strconv.Itoa(d.Blocks), progress.Bytes(d.Bytes), from, d.State.Short(), v.Note})
+					}
+				}
+				return cli.Table(cmd.OutOrStdout(),
+					[]string{"VERSION", "CREATED", "ROLE", "DISK", "BLOCKS", "LAYER", "FROM", "STATE", "NOTE"}, rows)
+			})
+		},
+	}
+	c.Flags().BoolVar(&asJSON, "json", false, "print as JSON")
+	return c
+}
+
+func newImageDelete(o *options) *cobra.Command {
+	var yes bool
+	c := &cobra.Command{
+		Use: "delete IMAGE", Short: "Delete an image with all its versions and assignments", Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if !yes {
+				ok, err := cli.Confirm("Delete "+args[0]+" with all its versions and assignments? VMs that were deployed stay.", "give --yes")
+				if err != nil || !ok {
+					return err
+				}
+			}
+			return o.with(cmd.Context(), func(c *syncclient.Client) error { return c.DeleteImage(cmd.Context(), args[0]) })
+		},
+	}
+	c.Flags().BoolVar(&yes, "yes", false, "do not ask")
+	return c
+}

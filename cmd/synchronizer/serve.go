@@ -1,0 +1,69 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"runtime/debug"
+
+	"github.com/spf13/cobra"
+
+	"disksync/internal/durable"
+	"disksync/internal/problem"
+	"disksync/synchronizer"
+)
+
+// memoryGoal makes the collector work harder before the process grows beyond it, in bytes.
+const memoryGoal = 384 << 20
+
+func newServe(o *options) *cobra.Command {
+	var listen string
+	var transfers int
+	var verbose bool
+	c := &cobra.Command{
+		Use: "serve", Short: "Run the Synchronizer", Args: cobra.NoArgs,
+		Long: `Runs the Synchronizer until it is interrupted. The first start makes the data folder, the catalog, a TLS
+key and a key that signs manifests. When it listens it prints one line with its address and the
+fingerprint of its TLS key, which users compare when they register.`,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			debug.SetMemoryLimit(memoryGoal)
+			level := slog.LevelInfo
+			if verbose {
+				level = slog.LevelDebug
+			}
+			dir, _ := o.dataDir()
+			s, err := synchronizer.Open(cmd.Context(), synchronizer.Options{
+				Dir: dir, MaxTransfers: transfers,
+				Log: slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level})),
+			})
+			if errors.Is(err, durable.ErrLocked) {
+				return problem.New("DS-IN-USE", problem.Busy, err, "cannot serve "+dir, "nothing was changed",
+					"end the other process, or use another folder")
+			}
+			if err != nil {
+				return err
+			}
+			return errors.Join(serve(cmd, s, listen), s.Close())
+		},
+	}
+	c.Flags().StringVar(&listen, "listen", "0.0.0.0:8443", "`address` and port for endpoints")
+	c.Flags().IntVar(&transfers, "max-transfers", 50, "downloads at once before others are told to wait")
+	c.Flags().BoolVar(&verbose, "verbose", false, "log refused requests too")
+	return c
+}
+
+func serve(cmd *cobra.Command, s *synchronizer.Server, listen string) error {
+	local, err := s.ListenLocal()
+	if err != nil {
+		return err
+	}
+	defer local.Close()
+	l, err := net.Listen("tcp", listen)
+	if err != nil {
+		return problem.New("DS-LISTEN", problem.Failure, err, "cannot listen", "nothing was changed", "give another address with --listen")
+	}
+	fmt.Fprintf(cmd.OutOrStdout(), "listening https://%s fingerprint %s\n", l.Addr(), s.Fingerprint())
+	return s.Serve(cmd.Context(), local, l)
+}

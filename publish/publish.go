@@ -1,0 +1,284 @@
+package publish
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"syscall"
+
+	"github.com/klauspost/compress/zstd"
+
+	"disksync/api"
+	"disksync/image"
+	"disksync/internal/problem"
+	"disksync/layer"
+	"disksync/syncclient"
+	"disksync/vhd"
+)
+
+// Options says what to publish.
+type Options struct {
+	Image string     // its name; made when it is not there
+	Mode  image.Mode // of a new image
+	Note  string
+	Disks []Disk
+	// Spool is a folder with room for the packed difference; empty: the system's folder for temporary files.
+	Spool string
+	// Level is the compression level; 0: layer.Encode's own choice.
+	Level zstd.EncoderLevel
+	// Progress is told what is done, how far it is, and of how much; nil: nobody is.
+	Progress func(stage string, done, total int64)
+	// Warn is told of oddities that do not stop the work; nil: nobody is.
+	Warn func(text string)
+}
+
+// Disk is one disk of a version.
+type Disk struct {
+	Role   image.Role
+	Path   string
+	Format Format
+}
+
+// Result says what was published.
+type Result struct {
+	Image     string        `json:"image"`
+	Version   image.Version `json:"version"`
+	Unchanged bool          `json:"unchanged"` // Version already has exactly this content; nothing was published
+	Disks     []DiskResult  `json:"disks"`
+}
+
+// DiskResult says what became of one disk.
+type DiskResult struct {
+	Role      image.Role    `json:"role"`
+	Format    Format        `json:"format"`
+	Size      int64         `json:"size"` // of the disk, bytes
+	State     image.StateID `json:"state"`
+	Layer     image.LayerID `json:"layer,omitzero"`
+	From      image.StateID `json:"from,omitzero"` // zero: a full image
+	Blocks    int           `json:"blocks"`        // in the layer
+	Bytes     int64         `json:"bytes"`         // of the layer's file
+	Unchanged bool          `json:"unchanged"`
+}
+
+// Run publishes a version. When it returns an error the catalog is as before.
+func Run(ctx context.Context, c *syncclient.Client, o Options) (Result, error) {
+	if o.Progress == nil {
+		o.Progress = func(string, int64, int64) {}
+	}
+	if o.Warn == nil {
+		o.Warn = func(string) {}
+	}
+	p := &run{Options: o, c: c}
+	if err := p.lookUp(ctx); err != nil {
+		return Result{}, err
+	}
+	res := Result{Image: o.Image, Version: p.newest.Version + 1}
+	seal := api.Seal{Version: res.Version, Mode: o.Mode, Note: o.Note}
+	for _, d := range o.Disks {
+		dr, uuids, err := p.disk(ctx, d)
+		if err != nil {
+			return Result{}, fmt.Errorf("%s disk %s: %w", d.Role, d.Path, err)
+		}
+		res.Disks = append(res.Disks, dr)
+		if !dr.Unchanged {
+			seal.Disks = append(seal.Disks, api.SealDisk{Role: d.Role, Layer: dr.Layer, VHDUUIDs: uuids})
+		}
+	}
+	if len(seal.Disks) == 0 {
+		res.Version, res.Unchanged = p.newest.Version, true
+		return res, nil
+	}
+	if _, err := c.Seal(ctx, o.Image, seal); err != nil {
+		return Result{}, fmt.Errorf("seal version %d: %w", res.Version, err)
+	}
+	return res, nil
+}
+
+type run struct {
+	Options
+	c      *syncclient.Client
+	known  api.Image
+	newest api.VersionInfo // the zero value when the image is new
+}
+
+// lookUp finds the newest version.
+func (p *run) lookUp(ctx context.Context) error {
+	if err := image.CheckName(p.Image); err != nil {
+		return problem.New("DS-USAGE", problem.Usage, err, "this cannot be an image", "", "")
+	}
+	im, err := p.c.Image(ctx, p.Image)
+	if syncclient.Code(err) == api.CodeNotFound {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("look up %s: %w", p.Image, err)
+	}
+	if n := len(im.Versions); n > 0 {
+		p.known, p.newest = im, im.Versions[n-1]
+	}
+	return nil
+}
+
+// previous returns the state of a disk in the newest version, the empty one when it has none.
+func (p *run) previous(ctx context.Context, r image.Role) (image.State, error) {
+	for _, d := range p.newest.Disks {
+		if d.Role == r {
+			st, err := p.c.State(ctx, d.State)
+			if err != nil {
+				return image.State{}, fmt.Errorf("digests of version %d: %w", p.newest.Version, err)
+			}
+			return st, nil
+		}
+	}
+	return image.State{}, nil
+}
+
+// disk packs and uploads what changed on one disk.
+func (p *run) disk(ctx context.Context, d Disk) (DiskResult, []image.UUID, error) {
+	from, err := p.previous(ctx, d.Role)
+	if err != nil {
+		return DiskResult{}, nil, err
+	}
+	var opened []io.Closer
+	defer func() {
+		for _, c := range opened {
+			c.Close()
+		}
+	}()
+	src, err := Open(d.Path, d.Format, func(child *vhd.Image) (*vhd.Image, error) {
+		m, c, err := p.publishedParent(ctx, child)
+		opened = append(opened, c...)
+		return m, err
+	})
+	if err != nil {
+		return DiskResult{}, nil, err
+	}
+	opened = append(opened, src)
+	for _, w := range src.Warnings {
+		p.Warn(d.Path + ": " + w)
+	}
+	res := DiskResult{Role: d.Role, Format: src.Format, Size: src.Size(), From: from.ID()}
+	spool, err := p.spoolFile()
+	if err != nil {
+		return DiskResult{}, nil, err
+	}
+	defer spool.Close()
+	out, err := layer.Encode(ctx, spool, from, src, layer.EncodeOptions{
+		Level:    p.Level,
+		Progress: func(done int64) { p.Progress("pack "+string(d.Role), done, src.Size()) },
+	})
+	if errors.Is(err, layer.ErrSame) {
+		res.State, res.Unchanged = out.State.ID(), true
+		return res, nil, nil
+	}
+	if err != nil {
+		return DiskResult{}, nil, spoolError(err, spool.Name())
+	}
+	res.State, res.Layer, res.Blocks, res.Bytes = out.State.ID(), out.Index.ID(), out.Index.Len(), out.Bytes
+	if err := p.upload(ctx, d.Role, out, spool); err != nil {
+		return DiskResult{}, nil, err
+	}
+	if src.UUID.IsZero() {
+		return res, nil, nil
+	}
+	return res, []image.UUID{src.UUID}, nil
+}
+
+// upload sends the layer. What the Synchronizer holds of it from an earlier attempt may be damaged; then it is sent anew, once.
+func (p *run) upload(ctx context.Context, r image.Role, out layer.Result, spool io.ReaderAt) error {
+	show := func(u syncclient.UploadProgress) {
+		stage := "upload "
+		if u.State == api.Verifying {
+			stage = "verify "
+		}
+		p.Progress(stage+string(r), u.Done, u.Total)
+	}
+	err := p.c.Upload(ctx, out.Index.ID(), spool, out.Bytes, show)
+	if errors.Is(err, syncclient.ErrUploadDamaged) {
+		err = p.c.Upload(ctx, out.Index.ID(), spool, out.Bytes, show)
+	}
+	return err
+}
+
+// spoolFile makes a file that has no name, so that nothing is left of it whatever happens.
+func (p *run) spoolFile() (*os.File, error) {
+	f, err := os.CreateTemp(p.Spool, "disksync-layer-")
+	if err != nil {
+		return nil, spoolError(err, p.Spool)
+	}
+	if err := os.Remove(f.Name()); err != nil { //nolint:forbidigo // not a persistent file
+		f.Close()
+		return nil, err
+	}
+	return f, nil
+}
+
+func spoolError(err error, where string) error {
+	if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
+		return problem.New("DS-PUBLISH-SPACE", problem.NoSpace, err, "no room for the packed difference in "+where,
+			"nothing was published", "name a folder with more room with --spool")
+	}
+	return err
+}
+
+// publishedParent finds the parent of a differencing VHD among the versions of the image, and reads it from the
+// Synchronizer.
+func (p *run) publishedParent(ctx context.Context, child *vhd.Image) (*vhd.Image, []io.Closer, error) {
+	for _, v := range p.known.Versions {
+		for _, d := range v.Disks {
+			if !holds(d, child.ParentUUID()) {
+				continue
+			}
+			p.Warn(fmt.Sprintf("the parent %s is not beside its child; reading version %d of %s in its place", child.ParentUUID(), v.Version, p.Image))
+			return p.openVersion(ctx, v.Version, d.Role, child.ParentUUID())
+		}
+	}
+	return nil, nil, vhd.NoParent
+}
+
+// holds reports whether the VHD with that uuid was published as the disk.
+func holds(d api.DiskInfo, id image.UUID) bool {
+	if id == image.VHDUUID(d.State) {
+		return true
+	}
+	for _, u := range d.VHDUUIDs {
+		if u == id && !id.IsZero() {
+			return true
+		}
+	}
+	return false
+}
+
+// openVersion opens the disk of a version as the parent with the uuid id.
+func (p *run) openVersion(ctx context.Context, v image.Version, r image.Role, id image.UUID) (*vhd.Image, []io.Closer, error) {
+	files, err := p.c.MediaFiles(ctx, p.Image, v)
+	if err != nil {
+		return nil, nil, err
+	}
+	var path []layer.Source
+	for _, f := range files {
+		if f.Role != r {
+			continue
+		}
+		at := p.c.ReaderAt(ctx, image.LayerRef{ID: f.Layer, Length: f.Length})
+		x, err := layer.ReadIndex(at, f.Length)
+		if err == nil && x.ID() != f.Layer {
+			err = layer.ErrMismatch
+		}
+		if err != nil {
+			return nil, nil, fmt.Errorf("layer %s: %w", f.Layer.Short(), err)
+		}
+		path = append(path, layer.Source{Index: x, R: at})
+	}
+	rd, err := layer.NewReader(path)
+	if err != nil {
+		return nil, nil, err
+	}
+	return vhd.Content(id, rd, rd.Size()), []io.Closer{closer(rd.Close)}, nil
+}
+
+type closer func()
+
+func (c closer) Close() error { c(); return nil }

@@ -1,0 +1,262 @@
+package syncclient
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"disksync/api"
+)
+
+type dialFunc func(ctx context.Context, network, addr string) (net.Conn, error)
+
+// Options describes the server and the line to it.
+type Options struct {
+	// URL is the server's address, https://host:port.
+	URL *url.URL
+	// Fingerprint is that of the server's key.
+	Fingerprint Fingerprint
+	// Token is what a login gave; empty before.
+	Token string
+	// Line says when the line counts as interrupted. The zero value is the original's: 10 s to connect, less than 1 KiB/s for 5
+	// s.
+	Line Line
+}
+
+// Line says when a line counts as interrupted.
+type Line struct {
+	ConnectTime  time.Duration // for a connection
+	LowSpeed     int64         // bytes a second …
+	LowSpeedTime time.Duration // … that may not be reached for so long
+}
+
+func (l Line) orDefault() Line {
+	if l.ConnectTime <= 0 {
+		l.ConnectTime = 10 * time.Second
+	}
+	if l.LowSpeed <= 0 {
+		l.LowSpeed = 1024
+	}
+	if l.LowSpeedTime <= 0 {
+		l.LowSpeedTime = 5 * time.Second
+	}
+	return l
+}
+
+// Client speaks to one Synchronizer. It is safe for concurrent use.
+type Client struct {
+	base  *url.URL
+	http  *http.Client
+	token string
+	line  Line
+	bytes atomic.Int64
+}
+
+// New returns a Client. Nothing is sent before the first call.
+func New(o Options) (*Client, error) {
+	if o.URL == nil || o.URL.Scheme != "https" || o.URL.Host == "" {
+		return nil, fmt.Errorf("address %v: want https://host:port", o.URL)
+	}
+	c := &Client{base: o.URL, token: o.Token, line: o.Line.orDefault()}
+	d := &net.Dialer{Timeout: c.line.ConnectTime}
+	c.http = newHTTP(newPinned(o.Fingerprint, c.counting(d.DialContext)))
+	return c, nil
+}
+
+// NewLocal returns a Client that speaks, as an administrator, to the process that serves the data folder dir.
+func NewLocal(dir, socket string) *Client {
+	c := &Client{base: &url.URL{Scheme: "http", Host: "local"}, line: Line{}.orDefault()}
+	c.http = newHTTP(&http.Transport{
+		DialContext: c.counting(func(ctx context.Context, _, _ string) (net.Conn, error) {
+			// A socket's address has room for 108 bytes; the path through the open folder is short.
+			fd, err := unix.Open(dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+			if err != nil {
+				return nil, err
+			}
+			defer unix.Close(fd)
+			var d net.Dialer
+			return d.DialContext(ctx, "unix", filepath.Join(fmt.Sprintf("/proc/self/fd/%d", fd), socket))
+		}),
+		DisableCompression: true,
+	})
+	return c
+}
+
+func newHTTP(rt http.RoundTripper) *http.Client {
+	return &http.Client{
+		Transport: rt,
+		// Somebody who could redirect us could send us anywhere.
+		CheckRedirect: func(*http.Request, []*http.Request) error {
+			return errors.New("the server redirects, which a Synchronizer never does")
+		},
+	}
+}
+
+// WithToken returns a Client that shares the connections and shows another token.
+func (c *Client) WithToken(token string) *Client {
+	return &Client{base: c.base, http: c.http, token: token, line: c.line}
+}
+
+// Close closes idle connections.
+func (c *Client) Close() { c.http.CloseIdleConnections() }
+
+// Bytes returns how many bytes went over the line in both directions so far, with everything that TLS and HTTP add.
+func (c *Client) Bytes() int64 { return c.bytes.Load() }
+
+// counting wraps connections so that their bytes are counted.
+func (c *Client) counting(dial dialFunc) dialFunc {
+	return func(ctx context.Context, network, addr string) (net.Conn, error) {
+		conn, err := dial(ctx, network, addr)
+		if err != nil {
+			return nil, err
+		}
+		return &countedConn{Conn: conn, n: &c.bytes}, nil
+	}
+}
+
+type countedConn struct {
+	net.Conn
+	n *atomic.Int64
+}
+
+func (c *countedConn) Read(p []byte) (int, error) {
+	n, err := c.Conn.Read(p)
+	c.n.Add(int64(n))
+	return n, err
+}
+
+func (c *countedConn) Write(p []byte) (int, error) {
+	n, err := c.Conn.Write(p)
+	c.n.Add(int64(n))
+	return n, err
+}
+
+// request makes a request of the API; elems are the elements of the path behind the version, unescaped.
+func (c *Client) request(ctx context.Context, method string, query url.Values, body []byte, elems ...string) (*http.Request, error) {
+	escaped := make([]string, 0, len(elems)+1)
+	for _, e := range append([]string{api.Version}, elems...) {
+		escaped = append(escaped, url.PathEscape(e))
+	}
+	u := c.base.JoinPath(escaped...)
+	u.RawQuery = query.Encode()
+	var r io.Reader
+	if body != nil {
+		r = bytes.NewReader(body)
+	}
+	req, err := http.NewRequestWithContext(ctx, method, u.String(), r)
+	if err != nil {
+		return nil, err
+	}
+	if c.token != "" {
+		req.Header.Set("Authorization", "Bearer "+c.token)
+	}
+	return req, nil
+}
+
+// do sends a request and returns an answer with one of the wanted statuses; anything else becomes an error. The caller closes
+// the body.
+func (c *Client) do(req *http.Request, want ...int) (*http.Response, error) {
+	resp, err := c.http.Do(req)
+	if err != nil {
+		// The URL says nothing that the caller does not say better.
+		if u, ok := errors.AsType[*url.Error](err); ok {
+			err = u.Err
+		}
+		return nil, lineError(req.Context(), err)
+	}
+	for _, status := range want {
+		if resp.StatusCode == status {
+			return resp, nil
+		}
+	}
+	defer resp.Body.Close()
+	return nil, answerError(resp)
+}
+
+// answerError makes an error of an answer that is not a success.
+func answerError(resp *http.Response) error {
+	b, err := io.ReadAll(io.LimitReader(resp.Body, api.MaxJSON))
+	e := new(api.Error)
+	if err != nil || !isJSON(resp) || json.Unmarshal(b, e) != nil || e.Code == "" {
+		return &ProtocolError{fmt.Sprintf("status %s with %s", resp.Status, kindOf(resp))}
+	}
+	after, err := time.ParseDuration(resp.Header.Get("Retry-After") + "s")
+	if e.Code == api.CodeBusy && err == nil && after >= 0 {
+		return &BusyError{Err: e, RetryAfter: min(after, maxRetryAfter)}
+	}
+	return e
+}
+
+func isJSON(resp *http.Response) bool {
+	return strings.HasPrefix(resp.Header.Get("Content-Type"), "application/json")
+}
+
+func kindOf(resp *http.Response) string {
+	if t := resp.Header.Get("Content-Type"); t != "" {
+		return "content of type " + t[:min(len(t), 60)]
+	}
+	return "content of no type"
+}
+
+// call sends in, when it is not nil, as JSON and reads the answer into out, when it is not nil.
+func (c *Client) call(ctx context.Context, method string, in, out any, elems ...string) error {
+	var body []byte
+	if in != nil {
+		var err error
+		if body, err = json.Marshal(in); err != nil {
+			return fmt.Errorf("encode request: %w", err)
+		}
+	}
+	return c.callRaw(ctx, method, nil, body, out, elems...)
+}
+
+func (c *Client) callRaw(ctx context.Context, method string, query url.Values, body []byte, out any, elems ...string) error {
+	req, err := c.request(ctx, method, query, body, elems...)
+	if err != nil {
+		return err
+	}
+	resp, err := c.do(req, http.StatusOK, http.StatusNoContent)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	if out == nil {
+		return nil
+	}
+	b, err := c.readAll(resp, api.MaxJSON)
+	if err != nil {
+		return err
+	}
+	if !isJSON(resp) {
+		return &ProtocolError{kindOf(resp) + " in place of an answer"}
+	}
+	if err := json.Unmarshal(b, out); err != nil {
+		return &ProtocolError{"an answer that cannot be read: " + err.Error()}
+	}
+	return nil
+}
+
+// readAll reads a whole body of at most limit bytes.
+func (c *Client) readAll(resp *http.Response, limit int64) ([]byte, error) {
+	r := newWatched(resp.Body, c.line)
+	b, err := io.ReadAll(io.LimitReader(r, limit+1))
+	if err != nil {
+		return nil, lineError(resp.Request.Context(), err)
+	}
+	if int64(len(b)) > limit {
+		return nil, &ProtocolError{fmt.Sprintf("an answer of more than %d bytes", limit)}
+	}
+	return b, nil
+}

@@ -1,0 +1,178 @@
+package synchronizer
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"disksync/api"
+	"disksync/image"
+)
+
+func (s *Server) getAssignments(c *call) error {
+	as, err := collect(c.Context(), s.db, func(r *sql.Rows, a *api.Assignment) error {
+		return r.Scan(&a.Image, &a.To.Kind, &a.To.Name, &a.Version)
+	}, `SELECT i.name, a.kind, a.name, a.version FROM assignments a JOIN images i ON i.id = a.image
+		ORDER BY i.name, a.kind, a.name`)
+	if err != nil {
+		return err
+	}
+	return c.reply(as)
+}
+
+func (s *Server) putAssignment(c *call) error {
+	var in api.Assignment
+	if err := c.decode(&in); err != nil {
+		return err
+	}
+	c.subject = fmt.Sprintf("%s to %s", in.Image, in.To)
+	return inTx(c.Context(), s.db, func(tx *sql.Tx) error {
+		id, err := imageID(c.Context(), tx, in.Image)
+		if err != nil {
+			return err
+		}
+		if err := exists(c, tx, string(in.To.Kind)+"s", in.To.Name); err != nil {
+			return err
+		}
+		if in.Version != 0 {
+			if _, err := manifestOf(c.Context(), tx, id, in.Version); err != nil {
+				return err
+			}
+		}
+		_, err = tx.ExecContext(c.Context(), `INSERT INTO assignments (image, kind, name, version) VALUES (?, ?, ?, ?)
+			ON CONFLICT (image, kind, name) DO UPDATE SET version = excluded.version`, id, in.To.Kind, in.To.Name, in.Version)
+		return err
+	})
+}
+
+func (s *Server) deleteAssignment(c *call) error {
+	var in api.Assignment
+	if err := c.decode(&in); err != nil {
+		return err
+	}
+	c.subject = fmt.Sprintf("%s to %s", in.Image, in.To)
+	res, err := s.db.ExecContext(c.Context(), `DELETE FROM assignments WHERE kind = ? AND name = ?
+		AND image = (SELECT id FROM images WHERE name = ?)`, in.To.Kind, in.To.Name, in.Image)
+	return changed(res, err, notFound("%s is not assigned to %s", in.Image, in.To))
+}
+
+// grant is what a user may have of an image.
+type grant struct {
+	image   string // its id
+	name    string
+	mode    image.Mode
+	newest  image.Version
+	version image.Version
+	pinned  bool
+}
+
+// grants returns what is assigned to a user, by name of the image. Where several assignments of an image meet, the user's own
+// counts before those of groups, and among groups the one with the highest version.
+func grants(ctx context.Context, q querier, user string) ([]grant, error) {
+	type row struct {
+		grant
+		kind api.SubjectKind
+	}
+	rows, err := collect(ctx, q, func(r *sql.Rows, g *row) error {
+		return r.Scan(&g.image, &g.name, &g.mode, &g.newest, &g.version, &g.kind)
+	}, `SELECT i.id, i.name, i.mode, (SELECT MAX(version) FROM versions v WHERE v.image = i.id), a.version, a.kind
+		FROM assignments a JOIN images i ON i.id = a.image
+		WHERE a.kind = 'user' AND a.name = ?1
+		   OR a.kind = 'group' AND a.name IN (SELECT grp FROM members WHERE user = ?1)`, user)
+	if err != nil {
+		return nil, fmt.Errorf("look up assignments: %w", err)
+	}
+	best := map[string]row{}
+	for _, g := range rows {
+		g.pinned = g.version != 0
+		if !g.pinned {
+			g.version = g.newest
+		}
+		b, seen := best[g.image]
+		if !seen || g.kind == api.ToUser || b.kind == api.ToGroup && g.version > b.version {
+			best[g.image] = g
+		}
+	}
+	out := []grant{}
+	for _, g := range best {
+		out = append(out, g.grant)
+	}
+	slices.SortFunc(out, func(a, b grant) int { return strings.Compare(a.name, b.name) })
+	return out, nil
+}
+
+// allows reports whether the grant covers a version: the pinned one only, or any when none is pinned.
+func (g grant) allows(v image.Version) bool { return !g.pinned || v == g.version }
+
+func (s *Server) getOffers(c *call) error {
+	_, err := s.db.ExecContext(c.Context(), "UPDATE devices SET last_seen = ? WHERE id = ? AND user = ?",
+		stamp(s.now()), c.who.device, c.who.name)
+	if err != nil {
+		return err
+	}
+	gs, err := grants(c.Context(), s.db, c.who.name)
+	if err != nil {
+		return err
+	}
+	offers := []api.Offer{}
+	for _, g := range gs {
+		m, err := s.manifest(c.Context(), g.image, g.version)
+		if err != nil {
+			return err
+		}
+		offers = append(offers, api.Offer{
+			Image: g.name, ImageID: m.ImageID, Version: g.version, Pinned: g.pinned, Newest: g.newest,
+			Mode: g.mode, Size: m.Size(), Note: m.Note, Created: m.Created,
+		})
+	}
+	return c.reply(offers)
+}
+
+// mayHave returns an error unless the caller is an administrator or has a grant that covers the version. An image that is not
+// assigned looks like one that is not there.
+func (s *Server) mayHave(c *call, id, name string, v image.Version) error {
+	if c.who.admin {
+		return nil
+	}
+	gs, err := grants(c.Context(), s.db, c.who.name)
+	if err != nil {
+		return err
+	}
+	for _, g := range gs {
+		if g.image != id {
+			continue
+		}
+		if g.allows(v) {
+			return nil
+		}
+		return &api.Error{Code: api.CodeForbidden,
+			Message: fmt.Sprintf("version %d of %s is meant for you, not version %d", g.version, name, v)}
+	}
+	return notFound("there is no image %s for you", name)
+}
+
+// mayHaveLayer is mayHave for a layer: some granted version must need it.
+func (s *Server) mayHaveLayer(c *call, id image.LayerID) error {
+	if c.who.admin {
+		return nil
+	}
+	gs, err := grants(c.Context(), s.db, c.who.name)
+	if err != nil {
+		return err
+	}
+	for _, g := range gs {
+		var one int
+		err := s.db.QueryRowContext(c.Context(), `SELECT 1 FROM version_layers WHERE image = ? AND layer = ?
+			AND (? OR version = ?) LIMIT 1`, g.image, id.String(), !g.pinned, g.version).Scan(&one)
+		if err == nil {
+			return nil
+		}
+		if !errors.Is(err, sql.ErrNoRows) {
+			return fmt.Errorf("look up layer: %w", err)
+		}
+	}
+	return notFound("there is no layer %s for you", id.Short())
+}

@@ -1,0 +1,135 @@
+package synchronizer
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"net/url"
+
+	_ "modernc.org/sqlite" // the driver "sqlite"
+)
+
+// migrations bring the catalog from each version to the next; the version is SQLite's user_version. What is released here
+// is never changed, only added to.
+var migrations = []string{`
+CREATE TABLE images (
+	id TEXT PRIMARY KEY, name TEXT NOT NULL UNIQUE, mode TEXT NOT NULL, created TEXT NOT NULL);
+CREATE TABLE versions (
+	image TEXT NOT NULL REFERENCES images(id) ON DELETE CASCADE, version INTEGER NOT NULL, manifest BLOB NOT NULL,
+	PRIMARY KEY (image, version));
+-- The layers that lead to a version: who may have the version may have these.
+CREATE TABLE version_layers (
+	image TEXT NOT NULL, version INTEGER NOT NULL, layer TEXT NOT NULL REFERENCES layers(id),
+	PRIMARY KEY (image, version, layer),
+	FOREIGN KEY (image, version) REFERENCES versions(image, version) ON DELETE CASCADE);
+CREATE INDEX version_layers_layer ON version_layers(layer);
+CREATE TABLE layers (
+	id TEXT PRIMARY KEY, from_state TEXT NOT NULL, to_state TEXT NOT NULL, size INTEGER NOT NULL, blocks INTEGER NOT NULL,
+	length INTEGER NOT NULL, index_offset INTEGER NOT NULL, index_length INTEGER NOT NULL, stored TEXT NOT NULL);
+CREATE TABLE users (
+	name TEXT PRIMARY KEY, password TEXT NOT NULL, admin INTEGER NOT NULL, created TEXT NOT NULL);
+CREATE TABLE groups (name TEXT PRIMARY KEY);
+CREATE TABLE members (
+	grp TEXT NOT NULL REFERENCES groups(name) ON DELETE CASCADE,
+	user TEXT NOT NULL REFERENCES users(name) ON DELETE CASCADE, PRIMARY KEY (grp, user));
+CREATE TABLE assignments (
+	image TEXT NOT NULL REFERENCES images(id) ON DELETE CASCADE,
+	kind TEXT NOT NULL, name TEXT NOT NULL, version INTEGER NOT NULL, PRIMARY KEY (image, kind, name));
+-- A laptop that several people log in from is one device for each of them.
+CREATE TABLE devices (
+	id TEXT NOT NULL, user TEXT NOT NULL REFERENCES users(name) ON DELETE CASCADE, name TEXT NOT NULL,
+	created TEXT NOT NULL, last_seen TEXT NOT NULL, PRIMARY KEY (id, user));
+-- Tokens are kept as their SHA-256: reading the catalog gives nobody a login.
+CREATE TABLE tokens (
+	hash BLOB PRIMARY KEY, device TEXT NOT NULL, user TEXT NOT NULL, expires INTEGER NOT NULL,
+	FOREIGN KEY (device, user) REFERENCES devices(id, user) ON DELETE CASCADE);
+CREATE TABLE audit (
+	id INTEGER PRIMARY KEY, at TEXT NOT NULL, who TEXT NOT NULL, origin TEXT NOT NULL, what TEXT NOT NULL,
+	outcome TEXT NOT NULL);
+`}
+
+// openDB opens the catalog in the file name and brings it up to date.
+func openDB(ctx context.Context, name string) (*sql.DB, error) {
+	q := url.Values{"_pragma": {
+		"busy_timeout(20000)", "journal_mode(WAL)", "synchronous(FULL)", "foreign_keys(ON)", "trusted_schema(OFF)",
+	}, "_txlock": {"immediate"}}
+	db, err := sql.Open("sqlite", "file:"+(&url.URL{Path: name}).EscapedPath()+"?"+q.Encode())
+	if err != nil {
+		return nil, err
+	}
+	if err := migrate(ctx, db); err != nil {
+		db.Close()
+		return nil, fmt.Errorf("catalog %s: %w", name, err)
+	}
+	return db, nil
+}
+
+func migrate(ctx context.Context, db *sql.DB) error {
+	return inTx(ctx, db, func(tx *sql.Tx) error {
+		var version int
+		if err := tx.QueryRowContext(ctx, "PRAGMA user_version").Scan(&version); err != nil {
+			return err
+		}
+		if version > len(migrations) {
+			return fmt.Errorf("made by a newer program (catalog version %d, this program knows %d); nothing was changed",
+				version, len(migrations))
+		}
+		for ; version < len(migrations); version++ {
+			if _, err := tx.ExecContext(ctx, migrations[version]); err != nil {
+				return fmt.Errorf("upgrade from catalog version %d: %w", version, err)
+			}
+		}
+		_, err := tx.ExecContext(ctx, fmt.Sprintf("PRAGMA user_version = %d", version))
+		return err
+	})
+}
+
+// inTx runs do in a transaction, which is committed when do returns nil.
+func inTx(ctx context.Context, db *sql.DB, do func(tx *sql.Tx) error) error {
+	tx, err := db.BeginTx(ctx, nil)
+	if err != nil {
+		return err
+	}
+	if err := do(tx); err != nil {
+		return errors.Join(err, ignoreDone(tx.Rollback()))
+	}
+	return tx.Commit()
+}
+
+func ignoreDone(err error) error {
+	if errors.Is(err, sql.ErrTxDone) {
+		return nil
+	}
+	return err
+}
+
+// querier is a database or a transaction.
+type querier interface {
+	ExecContext(ctx context.Context, query string, args ...any) (sql.Result, error)
+	QueryContext(ctx context.Context, query string, args ...any) (*sql.Rows, error)
+	QueryRowContext(ctx context.Context, query string, args ...any) *sql.Row
+}
+
+// collect runs a query and scans each row into a T.
+func collect[T any](ctx context.Context, q querier, scan func(row *sql.Rows, v *T) error, query string, args ...any) ([]T, error) {
+	rows, err := q.QueryContext(ctx, query, args...)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	out := []T{}
+	for rows.Next() {
+		var v T
+		if err := scan(rows, &v); err != nil {
+			return nil, err
+		}
+		out = append(out, v)
+	}
+	return out, rows.Err()
+}
+
+// column collects a query of one text column.
+func column(ctx context.Context, q querier, query string, args ...any) ([]string, error) {
+	return collect(ctx, q, func(r *sql.Rows, s *string) error { return r.Scan(s) }, query, args...)
+}

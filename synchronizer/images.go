@@ -1,0 +1,235 @@
+package synchronizer
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"path/filepath"
+
+	"disksync/api"
+	"disksync/image"
+	"disksync/internal/durable"
+)
+
+// imageID returns the id of the image of that name.
+func imageID(ctx context.Context, q querier, name string) (string, error) {
+	var id string
+	err := q.QueryRowContext(ctx, "SELECT id FROM images WHERE name = ?", name).Scan(&id)
+	if errors.Is(err, sql.ErrNoRows) {
+		return "", notFound("there is no image %s", name)
+	}
+	return id, err
+}
+
+// manifestOf returns the signed manifest of a version.
+func manifestOf(ctx context.Context, q querier, id string, v image.Version) ([]byte, error) {
+	var env []byte
+	err := q.QueryRowContext(ctx, "SELECT manifest FROM versions WHERE image = ? AND version = ?", id, v).Scan(&env)
+	if errors.Is(err, sql.ErrNoRows) {
+		return nil, notFound("there is no version %d", v)
+	}
+	return env, err
+}
+
+// manifest returns the manifest of a version, checked as everybody else does.
+func (s *Server) manifest(ctx context.Context, id string, v image.Version) (*image.Manifest, error) {
+	env, err := manifestOf(ctx, s.db, id, v)
+	if err != nil {
+		return nil, err
+	}
+	m, err := image.VerifyManifest(env, s.SigningKey())
+	if err != nil {
+		return nil, fmt.Errorf("manifest of %s version %d in the catalog: %w", id, v, err)
+	}
+	return m.Manifest(), nil
+}
+
+func (s *Server) getManifest(c *call) error {
+	name, err := c.imageName()
+	if err != nil {
+		return err
+	}
+	v, err := c.version()
+	if err != nil {
+		return err
+	}
+	id, err := imageID(c.Context(), s.db, name)
+	if err == nil {
+		err = s.mayHave(c, id, name, v)
+	}
+	if err != nil {
+		return err
+	}
+	env, err := manifestOf(c.Context(), s.db, id, v)
+	if err != nil {
+		return err
+	}
+	c.answered = true
+	c.w.Header().Set("Content-Type", "application/json")
+	c.w.Header().Set("Cache-Control", "no-store")
+	_, _ = c.w.Write(env)
+	return nil
+}
+
+func (s *Server) getImages(c *call) error {
+	names, err := column(c.Context(), s.db, "SELECT name FROM images ORDER BY name")
+	if err != nil {
+		return err
+	}
+	images := []api.Image{}
+	for _, name := range names {
+		im, err := s.describe(c.Context(), name)
+		if err != nil {
+			return err
+		}
+		images = append(images, im)
+	}
+	return c.reply(images)
+}
+
+func (s *Server) getImage(c *call) error {
+	name, err := c.imageName()
+	if err != nil {
+		return err
+	}
+	im, err := s.describe(c.Context(), name)
+	if err != nil {
+		return err
+	}
+	return c.reply(im)
+}
+
+// describe collects what administrators see of an image.
+func (s *Server) describe(ctx context.Context, name string) (api.Image, error) {
+	id, err := imageID(ctx, s.db, name)
+	if err != nil {
+		return api.Image{}, err
+	}
+	im := api.Image{Name: name}
+	if im.ID, err = image.ParseUUID(id); err != nil {
+		return api.Image{}, err
+	}
+	if err := s.db.QueryRowContext(ctx, "SELECT mode FROM images WHERE id = ?", id).Scan(&im.Mode); err != nil {
+		return api.Image{}, err
+	}
+	versions, err := collect(ctx, s.db, func(r *sql.Rows, v *image.Version) error { return r.Scan(v) },
+		"SELECT version FROM versions WHERE image = ? ORDER BY version", id)
+	if err != nil {
+		return api.Image{}, err
+	}
+	for _, v := range versions {
+		m, err := s.manifest(ctx, id, v)
+		if err != nil {
+			return api.Image{}, err
+		}
+		info := api.VersionInfo{Version: v, Created: m.Created, Note: m.Note}
+		for _, d := range m.Disks {
+			last := d.Layers[len(d.Layers)-1]
+			di := api.DiskInfo{
+				Role: d.Role, Size: d.Size, State: d.State, Layer: last.ID, Bytes: last.Length,
+				Full: len(d.Layers) == 1, VHDUUIDs: d.VHDUUIDs,
+			}
+			if err := s.db.QueryRowContext(ctx, "SELECT blocks FROM layers WHERE id = ?", last.ID.String()).Scan(&di.Blocks); err != nil {
+				return api.Image{}, err
+			}
+			info.Disks = append(info.Disks, di)
+		}
+		im.Versions = append(im.Versions, info)
+	}
+	return im, nil
+}
+
+// deleteImage removes an image with its versions and assignments, then its layers that no other image needs. A crash in
+// between leaves files without a use, never a version without its layers.
+func (s *Server) deleteImage(c *call) error {
+	name, err := c.imageName()
+	if err != nil {
+		return err
+	}
+	var garbage []string // files
+	err = inTx(c.Context(), s.db, func(tx *sql.Tx) error {
+		id, err := imageID(c.Context(), tx, name)
+		if err != nil {
+			return err
+		}
+		layers, err := column(c.Context(), tx, "SELECT DISTINCT layer FROM version_layers WHERE image = ?", id)
+		if err != nil {
+			return err
+		}
+		if _, err := tx.ExecContext(c.Context(), "DELETE FROM images WHERE id = ?", id); err != nil {
+			return err
+		}
+		for _, l := range layers {
+			files, err := dropLayer(c.Context(), tx, l)
+			if err != nil {
+				return err
+			}
+			garbage = append(garbage, files...)
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	for _, name := range garbage {
+		if err := durable.Remove(s.fsys, name); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// dropLayer takes a layer out of the catalog unless a version needs it, and returns the files that are then of no use.
+func dropLayer(ctx context.Context, tx *sql.Tx, id string) ([]string, error) {
+	state, err := column(ctx, tx, `DELETE FROM layers WHERE id = ? AND id NOT IN (SELECT layer FROM version_layers)
+		RETURNING to_state`, id)
+	if err != nil || len(state) == 0 {
+		return nil, err
+	}
+	files := []string{layerFile(id)}
+	others, err := column(ctx, tx, "SELECT id FROM layers WHERE to_state = ?", state[0])
+	if err == nil && len(others) == 0 {
+		files = append(files, stateFile(state[0]))
+	}
+	return files, err
+}
+
+// getMediaFiles tells which files a medium needs for a version, and where they are.
+func (s *Server) getMediaFiles(c *call) error {
+	name, err := c.imageName()
+	if err != nil {
+		return err
+	}
+	v, err := c.version()
+	if err != nil {
+		return err
+	}
+	id, err := imageID(c.Context(), s.db, name)
+	if err != nil {
+		return err
+	}
+	m, err := s.manifest(c.Context(), id, v)
+	if err != nil {
+		return err
+	}
+	dir, err := filepath.Abs(s.dir)
+	if err != nil {
+		return err
+	}
+	files := []api.MediaFile{}
+	for _, d := range m.Disks {
+		for i, l := range d.Layers {
+			files = append(files, api.MediaFile{
+				Path: filepath.Join(dir, filepath.FromSlash(layerFile(l.ID.String()))),
+				Name: mediaName(m, d, i), Role: d.Role, Layer: l.ID, Length: l.Length,
+			})
+		}
+	}
+	return c.reply(files)
+}
+
+// mediaName proposes a name that tells people what a file on a stick is. Programs do not look at it.
+func mediaName(m *image.Manifest, d image.Disk, i int) string {
+	return fmt.Sprintf("%s-%s-%03d-%s%s", m.Image, d.Role, i+1, d.Layers[i].ID.Short(), layerSuffix)
+}

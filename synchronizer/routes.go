@@ -1,0 +1,100 @@
+package synchronizer
+
+import (
+	"net/http"
+
+	"disksync/api"
+)
+
+// permission is what a route asks of its caller.
+type permission int
+
+const (
+	anybody  permission = iota // no token
+	member                     // a user's token; the handler sees to it that the user gets only what is assigned
+	operator                   // an administrator's token, or the local socket
+)
+
+// route is one entry of the table that all requests go through: there is no handler without a permission.
+type route struct {
+	pattern string
+	need    permission
+	audit   string // what the audit log calls it; empty: reading, not logged
+	serve   func(s *Server, c *call) error
+}
+
+var routes = []route{
+	{"GET /v1/server", anybody, "", (*Server).getServer},
+	{"POST /v1/login", anybody, "login", (*Server).postLogin},
+	{"DELETE /v1/login", member, "logout", (*Server).deleteLogin},
+
+	{"GET /v1/offers", member, "", (*Server).getOffers},
+	{"GET /v1/images/{image}/versions/{version}/manifest", member, "", (*Server).getManifest},
+	{"GET /v1/layers/{layer}", member, "", (*Server).getLayer},
+	{"GET /v1/states/{state}", operator, "", (*Server).getState},
+
+	{"GET /v1/images", operator, "", (*Server).getImages},
+	{"GET /v1/images/{image}", operator, "", (*Server).getImage},
+	{"DELETE /v1/images/{image}", operator, "delete image", (*Server).deleteImage},
+	{"POST /v1/images/{image}/versions", operator, "publish", (*Server).postVersion},
+	{"GET /v1/images/{image}/versions/{version}/files", operator, "", (*Server).getMediaFiles},
+
+	{"POST /v1/uploads/{layer}", operator, "", (*Server).postUpload},
+	{"GET /v1/uploads/{layer}", operator, "", (*Server).getUpload},
+	{"PATCH /v1/uploads/{layer}", operator, "", (*Server).patchUpload},
+	{"DELETE /v1/uploads/{layer}", operator, "", (*Server).deleteUpload},
+
+	{"GET /v1/users", operator, "", (*Server).getUsers},
+	{"POST /v1/users", operator, "add user", (*Server).postUser},
+	{"DELETE /v1/users/{user}", operator, "delete user", (*Server).deleteUser},
+	{"PUT /v1/users/{user}/password", operator, "set password", (*Server).putPassword},
+
+	{"GET /v1/groups", operator, "", (*Server).getGroups},
+	{"PUT /v1/groups/{group}", operator, "add group", (*Server).putGroup},
+	{"DELETE /v1/groups/{group}", operator, "delete group", (*Server).deleteGroup},
+	{"PUT /v1/groups/{group}/members/{user}", operator, "add member", (*Server).putMember},
+	{"DELETE /v1/groups/{group}/members/{user}", operator, "remove member", (*Server).deleteMember},
+
+	{"GET /v1/assignments", operator, "", (*Server).getAssignments},
+	{"PUT /v1/assignments", operator, "assign", (*Server).putAssignment},
+	{"DELETE /v1/assignments", operator, "unassign", (*Server).deleteAssignment},
+
+	{"GET /v1/devices", operator, "", (*Server).getDevices},
+	{"DELETE /v1/devices/{device}", operator, "delete device", (*Server).deleteDevice},
+
+	{"GET /v1/audit", operator, "", (*Server).getAudit},
+}
+
+// handler returns the table as an http.Handler whose callers are told apart by who.
+func (s *Server) handler(who func(*http.Request) (caller, error)) http.Handler {
+	mux := http.NewServeMux()
+	for _, rt := range routes {
+		mux.HandleFunc(rt.pattern, func(w http.ResponseWriter, r *http.Request) {
+			c := &call{Request: r, w: w}
+			err := s.permit(c, rt.need, who)
+			if err == nil {
+				err = rt.serve(s, c)
+			}
+			s.finish(c, rt, err)
+		})
+	}
+	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
+		s.finish(&call{Request: r, w: w}, route{}, notFound("there is nothing at %s %s", r.Method, r.URL.Path))
+	})
+	return mux
+}
+
+// permit finds out who calls and whether they may.
+func (s *Server) permit(c *call, need permission, who func(*http.Request) (caller, error)) error {
+	if need == anybody {
+		return nil
+	}
+	var err error
+	if c.who, err = who(c.Request); err != nil {
+		return err
+	}
+	if need == operator && !c.who.admin {
+		return &api.Error{Code: api.CodeForbidden, Message: "only administrators may do this"}
+	}
+	return nil
+}
