@@ -40,8 +40,6 @@ type Disk struct {
 	State StateID `json:"state"`
 	// Layers lead from nothing to State, in order.
 	Layers []LayerRef `json:"layers"`
-	// VHDUUIDs are the footer uuids of the VHD files that were published as State.
-	VHDUUIDs []UUID `json:"vhd_uuids,omitempty"`
 }
 
 // LayerRef names a layer and says where in its file the index is, so that one range request brings it.
@@ -52,6 +50,8 @@ type LayerRef struct {
 	Length      int64   `json:"length"` // of the whole file, in bytes
 	IndexOffset int64   `json:"index_offset"`
 	IndexLength int64   `json:"index_length"`
+	// VHDUUIDs are the footer uuids of the VHD files that were published as To.
+	VHDUUIDs []UUID `json:"vhd_uuids,omitempty"`
 }
 
 // Disk returns the disk with the role r.

@@ -125,3 +125,26 @@ func (v Verified) Manifest() *Manifest { return v.m }
 
 // Envelope returns the signed bytes, for storing and passing on. The caller must not change them.
 func (v Verified) Envelope() []byte { return v.envelope }
+
+// Until returns the part of v that leads to one layer of a disk: that disk alone, with the layer's To as its state, and size 0
+// when that is not the manifest's own state. What it says is as verified as v. ok is false when v has no such layer.
+func (v Verified) Until(id LayerID) (part Verified, ok bool) {
+	if v.m == nil {
+		return Verified{}, false
+	}
+	for _, d := range v.m.Disks {
+		for i, l := range d.Layers {
+			if l.ID != id {
+				continue
+			}
+			m := *v.m
+			if i < len(d.Layers)-1 {
+				d.Size = 0 // the manifest does not say
+			}
+			d.Layers, d.State = d.Layers[:i+1], l.To
+			m.Disks = []Disk{d}
+			return Verified{m: &m, envelope: v.envelope}, true
+		}
+	}
+	return Verified{}, false
+}

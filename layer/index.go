@@ -59,6 +59,9 @@ type Frame struct {
 	first  int
 }
 
+// Alone reports whether the frame's bytes give the block without anything else.
+func (f Frame) Alone() bool { return f.Codec == Stored || f.Codec == Zstd }
+
 // Index is the table of a layer's frames. It is immutable and safe for concurrent use.
 type Index struct {
 	raw            []byte

@@ -114,3 +114,15 @@ func (b *Backoff) Next(err error) time.Duration {
 
 // Reset begins anew, after something worked.
 func (b *Backoff) Reset() { b.n = 0 }
+
+// Interrupted reports whether the line itself failed, so that nothing can be said about the server.
+func Interrupted(err error) bool {
+	_, ok := errors.AsType[*LineError](err)
+	return ok || Busy(err)
+}
+
+// Busy reports whether the Synchronizer asked to come again later.
+func Busy(err error) bool {
+	_, ok := errors.AsType[*BusyError](err)
+	return ok
+}

@@ -128,7 +128,7 @@ func (s *Server) describe(ctx context.Context, name string) (api.Image, error) {
 			last := d.Layers[len(d.Layers)-1]
 			di := api.DiskInfo{
 				Role: d.Role, Size: d.Size, State: d.State, Layer: last.ID, Bytes: last.Length,
-				Full: len(d.Layers) == 1, VHDUUIDs: d.VHDUUIDs,
+				Full: len(d.Layers) == 1, VHDUUIDs: last.VHDUUIDs,
 			}
 			if err := s.db.QueryRowContext(ctx, "SELECT blocks FROM layers WHERE id = ?", last.ID.String()).Scan(&di.Blocks); err != nil {
 				return api.Image{}, err

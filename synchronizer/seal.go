@@ -98,7 +98,8 @@ func (s *Server) changeDisk(ctx context.Context, tx *sql.Tx, m *image.Manifest, 
 	if err != nil {
 		return err
 	}
-	d := image.Disk{Role: in.Role, Size: size, State: ref.To, VHDUUIDs: in.VHDUUIDs}
+	ref.VHDUUIDs = in.VHDUUIDs
+	d := image.Disk{Role: in.Role, Size: size, State: ref.To}
 	old, there := m.Disk(in.Role)
 	switch {
 	case ref.From.IsZero():

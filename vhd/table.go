@@ -151,3 +151,19 @@ func (m *Image) checkTable(meta []span, o options) error {
 func (m *Image) byPlace(a, b int) int {
 	return int(int64(m.bat[a]) - int64(m.bat[b]))
 }
+
+// AllocatedBlocks returns the number of blocks that the file holds; for a fixed disk, 0.
+func (m *Image) AllocatedBlocks() int {
+	n := 0
+	for _, e := range m.bat {
+		if e != unallocated {
+			n++
+		}
+	}
+	return n
+}
+
+// Allocated reports whether the file holds block number block, in units of the file's block size; a fixed disk holds all.
+func (m *Image) Allocated(block int) bool {
+	return m.bat == nil || m.bat[block] != unallocated
+}

@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"github.com/godbus/dbus/v5"
+
+	"disksync/internal/busconn"
 )
 
 // The exit codes.
@@ -88,7 +90,7 @@ func (p *Program) execute(ctx context.Context, cmd Command, out io.Writer) error
 		return fmt.Errorf("cannot reach domain %d: buses of other domains were reached through argo, "+
 			"which this system does not have", cmd.TargetDomain)
 	}
-	conn, err := connect(ctx, cmd.Session, p.Getenv)
+	conn, err := busconn.Connect(ctx, cmd.Session, p.Getenv)
 	if err != nil {
 		return err
 	}

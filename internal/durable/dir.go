@@ -91,6 +91,8 @@ func (d dirFS) SyncDir(name string) error {
 	return err
 }
 
+func (d dirFS) Chmod(name string, perm fs.FileMode) error { return d.root.Chmod(name, perm) }
+
 func (d dirFS) Free() (int64, error) {
 	f, err := d.root.Open(".")
 	if err != nil {

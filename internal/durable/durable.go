@@ -41,6 +41,8 @@ type FS interface {
 	Stat(name string) (fs.FileInfo, error)
 	// SyncDir makes the names in a folder durable.
 	SyncDir(name string) error
+	// Chmod changes the permissions of a file.
+	Chmod(name string, perm fs.FileMode) error
 	// Free returns how many bytes can still be written.
 	Free() (int64, error)
 }

@@ -56,6 +56,11 @@ func (p *Problem) Error() string {
 // Unwrap returns the cause.
 func (p *Problem) Unwrap() error { return p.err }
 
+// Flat returns p with everything in What, so that nothing is lost when it is stored or sent.
+func (p *Problem) Flat() *Problem {
+	return New(p.Code, p.Exit, nil, p.Error(), p.Safe, p.Next)
+}
+
 // Of returns the Problem in err's chain, or makes one of an error that nobody explained. It returns nil for nil.
 func Of(err error) *Problem {
 	if err == nil {

@@ -1,4 +1,6 @@
-package xec
+// Package busconn connects to a D-Bus bus, the system's or the session's, as the environment names it, and never agrees on the
+// passing of file descriptors: nothing here uses it, and a peer could make the library fail with it.
+package busconn
 
 import (
 	"context"
@@ -23,8 +25,8 @@ const (
 // what takes longer than this is not going to.
 const handshakeTime = 10 * time.Second
 
-// connect opens a connection to the system bus or the session bus.
-func connect(ctx context.Context, session bool, getenv func(string) string) (*dbus.Conn, error) {
+// Connect opens a connection to the system bus or the session bus. getenv is os.Getenv or stands for it.
+func Connect(ctx context.Context, session bool, getenv func(string) string) (*dbus.Conn, error) {
 	kind, address := "system", getenv(systemBusVariable)
 	if address == "" {
 		address = systemBusAddress
@@ -92,8 +94,7 @@ func connectOne(ctx context.Context, address string) (*dbus.Conn, error) {
 
 // open opens the transport of an address. Unix sockets, which is to say nearly
 // all buses, are opened here and not by the library, so that passing of file
-// descriptors is not agreed on: xec has no use for them, and could be made to
-// hold any number of them.
+// descriptors is not agreed on.
 func open(ctx context.Context, address string) (*dbus.Conn, error) {
 	keys, isUnix := strings.CutPrefix(address, "unix:")
 	if !isUnix {

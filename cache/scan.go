@@ -1,0 +1,264 @@
+package cache
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path"
+	"slices"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"disksync/image"
+	"disksync/layer"
+	"disksync/vhd"
+)
+
+// Limits of a scan, against media made to waste time and memory.
+const (
+	maxLevels     = 2     // folders below the root
+	maxEntries    = 10000 // names looked at
+	maxCandidates = 512   // files that are kept open
+)
+
+// Inventory is what a medium has that could be of use. It is not safe for concurrent use; its Sources are.
+type Inventory struct {
+	Medium Medium
+	// Notes are what was passed over and why, for people.
+	Notes  []string
+	layers map[image.LayerID]*file
+	parts  []*file // begin as a layer does, but have no trailer
+	vhds   map[image.UUID]*vhdFile
+	files  []*file
+	looked int
+}
+
+// file is an open file of the medium.
+type file struct {
+	*os.File
+	name string
+	size int64
+	rank int64 // its place among the files, for reading in order
+}
+
+type vhdFile struct {
+	*file
+	*vhd.Image
+}
+
+// Scan looks through a medium. A medium without anything of use gives an empty Inventory; an error means that its root cannot
+// be read. The caller closes the Inventory.
+func Scan(ctx context.Context, m Medium) (*Inventory, error) {
+	root, err := os.OpenRoot(m.Dir)
+	if err != nil {
+		return nil, fmt.Errorf("read medium: %w", err)
+	}
+	defer root.Close()
+	inv := &Inventory{Medium: m, layers: map[image.LayerID]*file{}, vhds: map[image.UUID]*vhdFile{}}
+	if err := inv.walk(ctx, root, ".", 0); err != nil {
+		inv.Close()
+		return nil, fmt.Errorf("read medium: %w", err)
+	}
+	return inv, nil
+}
+
+// Close closes the files.
+func (inv *Inventory) Close() {
+	for _, f := range inv.files {
+		f.Close()
+	}
+}
+
+func (inv *Inventory) note(format string, args ...any) {
+	inv.Notes = append(inv.Notes, fmt.Sprintf(format, args...))
+}
+
+func (inv *Inventory) walk(ctx context.Context, root *os.Root, dir string, level int) error {
+	entries, err := readDir(root, dir)
+	if err != nil {
+		if level == 0 {
+			return err
+		}
+		inv.note("%s: %v", dir, err)
+		return nil
+	}
+	for _, e := range entries {
+		if inv.looked++; inv.looked > maxEntries || len(inv.files) >= maxCandidates {
+			inv.note("more than %d names or %d files of use; the rest was not looked at", maxEntries, maxCandidates)
+			return nil
+		}
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		name := path.Join(dir, e.Name())
+		switch {
+		case e.Type().IsRegular():
+			if err := inv.look(root, name); err != nil {
+				inv.note("%s: %v", name, err)
+			}
+		case e.IsDir() && level < maxLevels:
+			if err := inv.walk(ctx, root, name, level+1); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// readDir lists a folder in the order of the names, so that every scan of a medium sees the same.
+func readDir(root *os.Root, dir string) ([]fs.DirEntry, error) {
+	d, err := root.Open(dir)
+	if err != nil {
+		return nil, err
+	}
+	defer d.Close()
+	entries, err := d.ReadDir(maxEntries)
+	if err != nil && !errors.Is(err, io.EOF) {
+		return nil, err
+	}
+	slices.SortFunc(entries, func(a, b fs.DirEntry) int { return strings.Compare(a.Name(), b.Name()) })
+	return entries, nil
+}
+
+// look opens a file and keeps it when it is a layer, a part of one, or a VHD.
+func (inv *Inventory) look(root *os.Root, name string) error {
+	f, err := openRegular(root, name)
+	if err != nil {
+		return err
+	}
+	kept, err := inv.recognise(f)
+	if !kept {
+		f.Close()
+		return err
+	}
+	f.rank = int64(len(inv.files))
+	inv.files = append(inv.files, f)
+	return err
+}
+
+// openRegular opens a file that was regular when the folder was listed, and makes sure that it still is: a pipe or a link in
+// its place must not be opened or followed.
+func openRegular(root *os.Root, name string) (*file, error) {
+	before, err := root.Lstat(name)
+	if err != nil {
+		return nil, err
+	}
+	f, err := root.OpenFile(name, os.O_RDONLY|unix.O_NONBLOCK|unix.O_NOFOLLOW, 0)
+	if err != nil {
+		return nil, err
+	}
+	st, err := f.Stat()
+	if err == nil && (!st.Mode().IsRegular() || !os.SameFile(before, st)) {
+		err = errors.New("is not the regular file that it was")
+	}
+	if err != nil {
+		f.Close()
+		return nil, err
+	}
+	return &file{File: f, name: name, size: st.Size()}, nil
+}
+
+// footerTail is how much of the end of a file tells whether it is a VHD: a footer, which may lack a byte.
+const footerTail = 512
+
+// recognise tells what a file is from its first and last bytes.
+func (inv *Inventory) recognise(f *file) (kept bool, err error) {
+	var head [layer.HeaderSize]byte
+	if f.size < int64(len(head)) {
+		return false, nil
+	}
+	if _, err := f.ReadAt(head[:], 0); err != nil {
+		return false, err
+	}
+	switch {
+	case layer.IsHeader(head[:]):
+		return inv.addLayer(f)
+	case string(head[:8]) == "conectix":
+		return inv.addVHD(f)
+	}
+	if f.size < footerTail || f.size%512 != 0 && f.size%512 != 511 {
+		return false, nil
+	}
+	var tail [footerTail]byte
+	if _, err := f.ReadAt(tail[:], f.size-footerTail); err != nil {
+		return false, err
+	}
+	if string(tail[:8]) == "conectix" || string(tail[1:9]) == "conectix" {
+		return inv.addVHD(f) // a fixed disk has no copy of the footer at its start
+	}
+	return false, nil
+}
+
+func (inv *Inventory) addLayer(f *file) (bool, error) {
+	id, err := layer.ReadID(f, f.size)
+	switch {
+	case errors.Is(err, layer.ErrFormat):
+		// Cut short, or damaged at an end: its frames may be good all the same.
+		inv.parts = append(inv.parts, f)
+		return true, nil
+	case err != nil:
+		return false, err
+	case inv.layers[id] != nil:
+		return false, nil
+	}
+	inv.layers[id] = f
+	return true, nil
+}
+
+func (inv *Inventory) addVHD(f *file) (bool, error) {
+	// What is wrong with the table costs the blocks concerned; what is there is checked against digests anyway.
+	m, err := vhd.Open(f, f.size, vhd.Salvage())
+	if err != nil {
+		return false, err
+	}
+	if m.UUID().IsZero() || inv.vhds[m.UUID()] != nil {
+		return false, nil
+	}
+	inv.vhds[m.UUID()] = &vhdFile{f, m}
+	return true, nil
+}
+
+// HasLayer reports whether the medium has a file that names itself as the layer.
+func (inv *Inventory) HasLayer(id image.LayerID) bool { return inv.layers[id] != nil }
+
+// HasVHD reports whether the medium has a VHD file with that uuid.
+func (inv *Inventory) HasVHD(id image.UUID) bool { return inv.vhds[id] != nil }
+
+// Index returns the index of a layer from the medium. ok is false when the medium has no good copy.
+func (inv *Inventory) Index(id image.LayerID) (x *layer.Index, ok bool) {
+	f := inv.layers[id]
+	if f == nil {
+		return nil, false
+	}
+	x, err := layer.ReadIndex(f, f.size)
+	if err == nil && x.ID() != id {
+		err = fmt.Errorf("its index is that of layer %s", x.ID().Short())
+	}
+	if err != nil {
+		inv.note("%s: %v", f.name, err)
+		// The frames may be good; with the index from elsewhere it serves as a part.
+		delete(inv.layers, id)
+		inv.parts = append(inv.parts, f)
+		return nil, false
+	}
+	return x, true
+}
+
+// Summary says in words what was found.
+func (inv *Inventory) Summary() string {
+	return fmt.Sprintf("%d layers, %d parts of layers, %d VHD files", len(inv.layers), len(inv.parts), len(inv.vhds))
+}
+
+// Layers returns the names of the layers on the medium.
+func (inv *Inventory) Layers() []image.LayerID {
+	ids := make([]image.LayerID, 0, len(inv.layers))
+	for id := range inv.layers {
+		ids = append(ids, id)
+	}
+	slices.SortFunc(ids, image.LayerID.Compare)
+	return ids
+}

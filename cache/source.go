@@ -1,0 +1,223 @@
+package cache
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"slices"
+	"sync"
+
+	"golang.org/x/sys/unix"
+
+	"disksync/image"
+	"disksync/layer"
+	"disksync/vhd"
+)
+
+// ErrGone says that the medium was pulled out. What was read before stays good.
+var ErrGone = errors.New("the medium is gone")
+
+// Wanted says what a transfer could use from a medium.
+type Wanted struct {
+	// Blocks has the digests of the blocks to get.
+	Blocks map[image.Digest]bool
+	// Layers are those that hold the blocks, for recognising parts of them.
+	Layers []*layer.Index
+	// Disks are the states on the way, for recognising VHD files.
+	Disks []Disk
+}
+
+// Disk is a state and the uuids of VHD files that hold it.
+type Disk struct {
+	State image.State
+	UUIDs []image.UUID
+}
+
+// Source reads wanted blocks from a medium. It is safe for concurrent use, though two readers at once make a disc drive slow.
+type Source struct {
+	medium Medium
+	places map[image.Digest]place
+	mu     sync.Mutex // one reader at a time: the head of a drive is in one place
+}
+
+// place says where a block is: in a layer file or a part of one, or in a disk made up of VHD files.
+type place struct {
+	rank   int64 // of the file
+	offset int64
+	frame  layer.Frame
+	r      io.ReaderAt
+	chain  *vhd.Chain // nil for a layer
+}
+
+// Source returns the medium's claims to wanted blocks. The Inventory must stay open as long as it is used.
+func (inv *Inventory) Source(w Wanted) *Source {
+	s := &Source{medium: inv.Medium, places: map[image.Digest]place{}}
+	for _, x := range w.Layers {
+		if f := inv.layers[x.ID()]; f != nil {
+			s.addLayer(f, x, w)
+		} else {
+			inv.addPart(s, x, w)
+		}
+	}
+	// Layers of other images or versions may share blocks with the one that is wanted.
+	for _, id := range inv.Layers() {
+		if !slices.ContainsFunc(w.Layers, func(x *layer.Index) bool { return x.ID() == id }) {
+			if x, ok := inv.Index(id); ok {
+				s.addLayer(inv.layers[id], x, w)
+			}
+		}
+	}
+	for _, d := range w.Disks {
+		for _, id := range d.UUIDs {
+			inv.addDisk(s, d.State, id, w)
+		}
+	}
+	return s
+}
+
+// addLayer claims the frames of x that f is long enough to hold.
+func (s *Source) addLayer(f *file, x *layer.Index, w Wanted) {
+	for i := range x.Len() {
+		fr := x.Frame(i)
+		if !fr.Alone() || !w.Blocks[fr.Digest] || fr.Offset+int64(fr.Length) > f.size {
+			continue
+		}
+		if _, there := s.places[fr.Digest]; !there {
+			s.places[fr.Digest] = place{rank: f.rank, offset: fr.Offset, frame: fr, r: f}
+		}
+	}
+}
+
+// addPart looks for a part of the layer x: the one whose first frame is the layer's first.
+func (inv *Inventory) addPart(s *Source, x *layer.Index, w Wanted) {
+	for _, f := range inv.parts {
+		if beginsWith(f, x) {
+			s.addLayer(f, x, w)
+			return
+		}
+	}
+}
+
+// beginsWith decodes the first frame that has bytes.
+func beginsWith(f *file, x *layer.Index) bool {
+	for i := range x.Len() {
+		fr := x.Frame(i)
+		if !fr.Alone() {
+			continue
+		}
+		if fr.Offset+int64(fr.Length) > f.size {
+			return false
+		}
+		packed := make([]byte, fr.Length)
+		if _, err := f.ReadAt(packed, fr.Offset); err != nil {
+			return false
+		}
+		dec := layer.NewDecoder(1)
+		defer dec.Close()
+		return dec.Block(make([]byte, image.BlockSize), fr, packed) == nil
+	}
+	return false
+}
+
+// addDisk claims the blocks of a VHD with that uuid, when it is there with all its parents. Parents are found by uuid among
+// the files of the medium; the paths in the files are not looked at.
+func (inv *Inventory) addDisk(s *Source, st image.State, id image.UUID, w Wanted) {
+	leaf := inv.vhds[id]
+	if leaf == nil {
+		return
+	}
+	c, err := vhd.Resolve(leaf.Image, func(child *vhd.Image) (*vhd.Image, error) {
+		if p := inv.vhds[child.ParentUUID()]; p != nil {
+			return p.Image, nil
+		}
+		return nil, vhd.NoParent
+	})
+	if err != nil {
+		inv.note("%s: %v", leaf.name, err)
+		return
+	}
+	for block, d := range st.Blocks {
+		start := int64(block) * image.BlockSize
+		if d.IsZero() || !w.Blocks[d] || start >= c.Size() {
+			continue
+		}
+		if _, there := s.places[d]; there {
+			continue
+		}
+		// A block that no file has cannot be the wanted one, which is not zero; it was cut off or left out.
+		if next, err := c.NextData(start); err != nil || next >= start+image.BlockSize {
+			continue
+		}
+		s.places[d] = place{
+			rank: leaf.rank, offset: start, chain: c,
+			frame: layer.Frame{Block: block, Codec: layer.Stored, Length: image.BlockSize, Digest: d},
+		}
+	}
+}
+
+// Kind returns the kind of the medium.
+func (s *Source) Kind() string { return string(s.medium.Kind) }
+
+// Name returns where the medium is.
+func (s *Source) Name() string { return s.medium.Dir }
+
+// Len returns the number of wanted blocks that the medium claims to have.
+func (s *Source) Len() int { return len(s.places) }
+
+// Holds reports whether the medium claims to have a block, and how many bytes it takes to read it.
+func (s *Source) Holds(d image.Digest) (bytes int64, ok bool) {
+	p, ok := s.places[d]
+	return int64(p.frame.Length), ok
+}
+
+// Fetch reads blocks in the order of their places and hands each to deliver: the frame and its bytes, or the error that kept
+// it from being read. The bytes are deliver's to keep. It ends early with deliver's error, with ctx's, or with ErrGone when the
+// medium is no longer there.
+func (s *Source) Fetch(ctx context.Context, blocks []image.Digest, deliver func(image.Digest, layer.Frame, []byte, error) error) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	blocks = slices.Clone(blocks)
+	slices.SortFunc(blocks, func(a, b image.Digest) int {
+		p, q := s.places[a], s.places[b]
+		return cmp.Or(cmp.Compare(p.rank, q.rank), cmp.Compare(p.offset, q.offset))
+	})
+	for _, d := range blocks {
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		p := s.places[d]
+		b := make([]byte, p.frame.Length)
+		err := p.read(b)
+		if gone(err) {
+			return fmt.Errorf("%s: %w: %w", s.Name(), ErrGone, err)
+		}
+		if err := deliver(d, p.frame, b, err); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (p place) read(b []byte) error {
+	if p.chain == nil {
+		_, err := p.r.ReadAt(b, p.offset)
+		return err
+	}
+	n := min(int64(len(b)), p.chain.Size()-p.offset)
+	clear(b[n:])
+	_, err := p.chain.ReadAt(b[:n], p.offset)
+	return err
+}
+
+// gone tells the errors of a medium that was pulled out from those of a bad sector.
+func gone(err error) bool {
+	for _, e := range []error{unix.ENODEV, unix.ENXIO, unix.ENOTCONN, unix.ESTALE, unix.ENOMEDIUM, fs.ErrNotExist} {
+		if errors.Is(err, e) {
+			return true
+		}
+	}
+	return false
+}

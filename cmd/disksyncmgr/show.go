@@ -1,0 +1,183 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"strings"
+	"time"
+
+	"disksync/deploy"
+	"disksync/endpoint"
+	"disksync/internal/cli"
+	"disksync/internal/progress"
+)
+
+// display turns the states of an operation into a bar or lines.
+type display struct {
+	meter *progress.Meter
+	state endpoint.State
+	notes int
+}
+
+func newDisplay(m *progress.Meter) *display { return &display{meter: m} }
+
+var stageNames = map[deploy.Stage]string{
+	deploy.StageTransfer: "transfer", deploy.StageChecksum: "verify", deploy.StageInstall: "install",
+}
+
+func (d *display) show(s endpoint.Status) {
+	for ; d.notes < len(s.Notes); d.notes++ {
+		d.meter.Note("%s", s.Notes[d.notes])
+	}
+	if s.State != d.state {
+		d.state = s.State
+		switch s.State {
+		case endpoint.NetworkStalled:
+			d.meter.Note("the line to the Synchronizer is interrupted; it is tried again, and nothing is lost")
+		case endpoint.AdmctlStalled:
+			d.meter.Note("the Synchronizer is busy and serves others first; waiting")
+		}
+	}
+	d.progress(s)
+}
+
+// progress shows a bar over everything that is to be got, or, for work that gets nothing, over its one stage.
+func (d *display) progress(s endpoint.Status) {
+	p := s.Progress
+	if p.Stage == deploy.StageNone {
+		return
+	}
+	if p.PlanTotal > 0 {
+		title := fmt.Sprintf("%s version %d", s.VM, s.Version)
+		d.meter.Show(title, p.PlanDone, p.PlanTotal, strings.TrimSuffix(stageNames[p.Stage]+": "+bySource(p.Bytes), ": "))
+		return
+	}
+	done := p.Done
+	if s.State == endpoint.Finished {
+		done = p.Total
+	}
+	d.meter.Show(strings.TrimSpace(stageNames[p.Stage]+" "+string(p.Role)), done, p.Total, bySource(p.Bytes))
+}
+
+// bySource lists bytes by the kind of their source.
+func bySource(bytes map[string]int64) string {
+	var parts []string
+	for _, k := range deploy.Kinds() {
+		if n := bytes[k]; n > 0 {
+			parts = append(parts, k+" "+progress.Bytes(n))
+		}
+	}
+	return strings.Join(parts, ", ")
+}
+
+func printReceipt(w io.Writer, r *endpoint.Receipt) {
+	switch {
+	case r.Verify != nil:
+		printVerified(w, r)
+		return
+	case r.Nothing != "":
+		fmt.Fprintln(w, r.Nothing)
+	case r.Kind == endpoint.Repair:
+		fmt.Fprintf(w, "VM %s, version %d of %s, is repaired\n", r.VM, r.Version, r.Image)
+	case r.Previous != 0:
+		fmt.Fprintf(w, "VM %s has version %d of %s now; version %d is kept for rollback\n", r.VM, r.Version, r.Image, r.Previous)
+	default:
+		fmt.Fprintf(w, "VM %s, version %d of %s, is ready\n", r.VM, r.Version, r.Image)
+	}
+	for _, s := range r.Sources {
+		line := fmt.Sprintf("  from %-8s %10s  %5d blocks  %s", s.Kind, progress.Bytes(s.Bytes), s.Blocks, s.Name)
+		if s.Bad > 0 {
+			line += fmt.Sprintf("; %d bad", s.Bad)
+		}
+		if s.GivenUp != "" {
+			line += "; given up: " + s.GivenUp
+		}
+		fmt.Fprintln(w, line)
+	}
+	if r.Blocks > 0 || r.Verified > 0 {
+		fmt.Fprintf(w, "  %d blocks verified, %d healed from another source, %d kept from an interrupted run\n", r.Verified, r.Healed, r.Resumed)
+	}
+	if r.Nothing == "" {
+		fmt.Fprintf(w, "  %s over the line in all, %v\n", progress.Bytes(r.Wire), (time.Duration(r.Seconds*1000) * time.Millisecond).Round(10*time.Millisecond))
+	}
+	for _, d := range r.Disks {
+		fmt.Fprintf(w, "  %s disk %s: %s\n", d.Role, progress.Bytes(d.Size), d.Leaf)
+	}
+	for _, n := range r.Notes {
+		fmt.Fprintf(w, "  note: %s\n", n)
+	}
+}
+
+func printVerified(w io.Writer, r *endpoint.Receipt) {
+	if len(r.Verify.Bad) == 0 {
+		fmt.Fprintf(w, "VM %s, version %d of %s: %d blocks, all as published\n", r.VM, r.Version, r.Image, r.Verify.Blocks)
+	}
+	const most = 10
+	for i, b := range r.Verify.Bad {
+		if i == most {
+			fmt.Fprintf(w, "  and %d more\n", len(r.Verify.Bad)-most)
+			break
+		}
+		fmt.Fprintf(w, "  %s disk: %s\n", b.Role, b.Why)
+	}
+	for _, role := range r.Verify.Changed {
+		fmt.Fprintf(w, "  the VM has written to its %s disk, as it may\n", role)
+	}
+}
+
+func printPlan(w io.Writer, p endpoint.PlanReport) {
+	for _, n := range p.Notes {
+		fmt.Fprintf(w, "note: %s\n", n)
+	}
+	if len(p.Disks) == 0 {
+		return
+	}
+	fmt.Fprintf(w, "version %d of %s\n", p.Version, p.Image)
+	for _, d := range p.Disks {
+		from := "nothing"
+		if !d.Start.IsZero() {
+			from = "the installed state " + d.Start.Short()
+		}
+		fmt.Fprintf(w, "  %s disk, %s: %d layers from %s\n", d.Role, progress.Bytes(d.Size), len(d.Steps), from)
+		for _, st := range d.Steps {
+			fmt.Fprintf(w, "    layer %s: %d blocks; %s\n", st.Layer.Short(), st.Blocks, bySource(st.Bytes))
+		}
+	}
+	for _, k := range deploy.Kinds() {
+		if p.Blocks[k] > 0 {
+			fmt.Fprintf(w, "  from %-8s %10s  %5d blocks\n", k, progress.Bytes(p.Bytes[k]), p.Blocks[k])
+		}
+	}
+	if p.Here > 0 {
+		fmt.Fprintf(w, "  %d blocks are here from an interrupted run\n", p.Here)
+	}
+	if p.Missing > 0 {
+		fmt.Fprintf(w, "  %d blocks are nowhere to be had at present\n", p.Missing)
+	}
+	fmt.Fprintf(w, "  space: up to %s needed, %s free\n", progress.Bytes(p.Needed), progress.Bytes(p.Free))
+	for _, m := range p.Media {
+		fmt.Fprintf(w, "  medium %s (%s): %s; gives %d blocks\n", m.Dir, m.Kind, m.Found, m.Blocks)
+		for _, n := range m.Notes {
+			fmt.Fprintf(w, "    %s\n", n)
+		}
+	}
+}
+
+func printOperations(w io.Writer, ops []endpoint.Status) error {
+	var rows [][]string
+	for _, s := range ops {
+		done := "-"
+		if p := s.Progress; p.PlanTotal > 0 && s.Active {
+			done = fmt.Sprintf("%s %d%%", stageNames[p.Stage], 100*p.PlanDone/p.PlanTotal)
+		} else if p.Total > 0 && s.Active {
+			done = fmt.Sprintf("%s %d%%", stageNames[p.Stage], 100*p.Done/p.Total)
+		}
+		what := ""
+		if s.Problem != nil && s.State == endpoint.Failed {
+			what = s.Problem.What
+		}
+		rows = append(rows, []string{string(s.Request.Kind), s.VM, s.Version.String(), string(s.State), done,
+			bySource(s.Progress.Bytes), s.Created.Local().Format("2006-01-02 15:04"), what})
+	}
+	return cli.Table(w, []string{"OPERATION", "VM", "VERSION", "STATE", "PROGRESS", "BYTES", "BEGUN", ""}, rows)
+}

@@ -1,0 +1,166 @@
+package dbusapi
+
+import (
+	"bufio"
+	"context"
+	"crypto/rand"
+	"encoding/binary"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"disksync/image"
+	"disksync/internal/problem"
+)
+
+// A disk's content goes from the service to its caller over a unix socket, as pieces: offset (8 bytes, big-endian), length (4),
+// and the bytes. What is not sent is zeros. The last piece has length 0 and the disk's size as its offset; an error is a piece
+// of length 0xFFFFFFFF, followed by a text of that many bytes as the offset says. Each piece has at most one block.
+
+const (
+	streamError = 0xFFFFFFFF
+	// streamWait is how long a caller may take to come for its stream.
+	streamWait   = 30 * time.Second
+	maxErrorText = 64 << 10
+)
+
+// offerStream listens on a socket with a name that cannot be guessed, for one connection by the user uid, and sends what send
+// writes. It returns the name.
+func (s *server) offerStream(uid uint32, send func(ctx context.Context, out io.WriterAt) (int64, error)) (string, error) {
+	var random [16]byte
+	rand.Read(random[:])
+	name := "@disksyncmgr-" + hex.EncodeToString(random[:])
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: name, Net: "unix"})
+	if err != nil {
+		return "", fmt.Errorf("offer a stream: %w", err)
+	}
+	go func() {
+		defer l.Close()
+		if err := s.sendStream(l, uid, send); err != nil {
+			s.log.Warn("stream", "error", err)
+		}
+	}()
+	return name, nil
+}
+
+func (s *server) sendStream(l *net.UnixListener, uid uint32, send func(ctx context.Context, out io.WriterAt) (int64, error)) error {
+	if err := l.SetDeadline(time.Now().Add(streamWait)); err != nil {
+		return err
+	}
+	conn, err := l.AcceptUnix()
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	if err := checkPeer(conn, uid); err != nil {
+		return err
+	}
+	// A caller who goes away ends the work.
+	ctx, cancel := context.WithCancel(s.ctx)
+	defer cancel()
+	w := &streamWriter{w: bufio.NewWriterSize(conn, 256<<10)}
+	size, err := send(ctx, w)
+	if err != nil {
+		text := problem.Of(err).Error()
+		text = text[:min(len(text), maxErrorText)]
+		return errors.Join(w.piece(int64(len(text)), streamError, []byte(text)), w.w.Flush())
+	}
+	return errors.Join(w.piece(size, 0, nil), w.w.Flush())
+}
+
+// checkPeer refuses a connection by anybody but the user uid.
+func checkPeer(conn *net.UnixConn, uid uint32) error {
+	raw, err := conn.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var cred *unix.Ucred
+	var credErr error
+	err = raw.Control(func(fd uintptr) { cred, credErr = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED) })
+	if err := errors.Join(err, credErr); err != nil {
+		return err
+	}
+	if cred.Uid != uid {
+		return fmt.Errorf("user %d came for what user %d asked for", cred.Uid, uid)
+	}
+	return nil
+}
+
+// streamWriter sends writes as pieces. It is safe for concurrent use.
+type streamWriter struct {
+	mu sync.Mutex
+	w  *bufio.Writer
+}
+
+// WriteAt implements io.WriterAt.
+func (s *streamWriter) WriteAt(p []byte, off int64) (int, error) {
+	if err := s.piece(off, uint32(len(p)), p); err != nil {
+		return 0, err
+	}
+	return len(p), nil
+}
+
+func (s *streamWriter) piece(off int64, length uint32, p []byte) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	head := binary.BigEndian.AppendUint32(binary.BigEndian.AppendUint64(nil, uint64(off)), length)
+	if _, err := s.w.Write(head); err != nil {
+		return err
+	}
+	_, err := s.w.Write(p)
+	return err
+}
+
+// receiveStream writes the pieces of a stream to out and returns the disk's size.
+func receiveStream(ctx context.Context, name string, out io.WriterAt, progress func(done int64)) (int64, error) {
+	var d net.Dialer
+	conn, err := d.DialContext(ctx, "unix", name)
+	if err != nil {
+		return 0, fmt.Errorf("fetch from the service: %w", err)
+	}
+	defer conn.Close()
+	defer context.AfterFunc(ctx, func() { conn.Close() })()
+	r := bufio.NewReaderSize(conn, 256<<10)
+	buf := make([]byte, image.BlockSize)
+	var done int64
+	for {
+		var head [12]byte
+		if _, err := io.ReadFull(r, head[:]); err != nil {
+			return 0, streamBroken(ctx, err)
+		}
+		off, n := int64(binary.BigEndian.Uint64(head[:])), binary.BigEndian.Uint32(head[8:])
+		switch {
+		case n == 0:
+			return off, nil
+		case n == streamError:
+			text := make([]byte, min(max(off, 0), maxErrorText))
+			if _, err := io.ReadFull(r, text); err != nil {
+				return 0, streamBroken(ctx, err)
+			}
+			return 0, problem.New("DS-EXPORT", problem.Failure, nil, string(text), "the VM is as it was", "")
+		case n > image.BlockSize || off < 0 || off > image.MaxDiskSize:
+			return 0, fmt.Errorf("fetch from the service: a piece of %d bytes at %d", n, off)
+		}
+		if _, err := io.ReadFull(r, buf[:n]); err != nil {
+			return 0, streamBroken(ctx, err)
+		}
+		if _, err := out.WriteAt(buf[:n], off); err != nil {
+			return 0, fmt.Errorf("write: %w", err)
+		}
+		done += int64(n)
+		progress(done)
+	}
+}
+
+func streamBroken(ctx context.Context, err error) error {
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	return fmt.Errorf("fetch from the service: %w", err)
+}

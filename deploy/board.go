@@ -1,0 +1,217 @@
+package deploy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+
+	"disksync/image"
+)
+
+// Rules for giving up on a source for the rest of a transfer. A scratched disc has bad places and good ones; a stick that
+// gives nothing any more has only bad ones.
+const (
+	maxRowOfFailures = 5
+	// networkTries is how often the Synchronizer may give the same block wrong.
+	networkTries = 2
+)
+
+// board knows which blocks are still to be got and which source is to get each: the first in the order of preference that
+// claims to have it and has not failed to give it. A block that fails moves on to the next source alone; when a source is
+// given up, all that it had not yet delivered moves on. It is safe for concurrent use.
+type board struct {
+	sources []*sourceState
+
+	mu     sync.Mutex
+	change *sync.Cond
+	left   int // blocks that are neither done nor failed
+	blocks map[image.Digest]*blockState
+	failed int
+	cause  error // of the first block that no source could give
+}
+
+// sourceState is a source and what became of it. The fields below the line are guarded by board.mu.
+type sourceState struct {
+	Source
+	tries int // attempts for one block
+
+	queue  []image.Digest
+	dead   error // why it was given up
+	inARow int   // failures since the last success
+	bad    int   // blocks that it failed to give
+	good   int
+	bytes  int64
+	cancel context.CancelFunc // ends the Fetch that runs
+}
+
+type blockState struct {
+	source int // the one that has it now
+	tries  int // with that source
+	failed bool
+	final  bool // done, or no source is left
+}
+
+// newBoard hands the blocks out to the sources.
+func newBoard(sources []Source, blocks []image.Digest) *board {
+	b := &board{blocks: make(map[image.Digest]*blockState, len(blocks)), left: len(blocks)}
+	b.change = sync.NewCond(&b.mu)
+	for _, s := range sources {
+		tries := 1
+		if s.Kind() == Network {
+			tries = networkTries
+		}
+		b.sources = append(b.sources, &sourceState{Source: s, tries: tries})
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for _, d := range blocks {
+		st := &blockState{source: -1}
+		b.blocks[d] = st
+		b.moveOn(d, st, errNoSource)
+	}
+	return b
+}
+
+var errNoSource = errors.New("no source has it")
+
+// moveOn gives a block to the next source behind its present one. The caller holds mu.
+func (b *board) moveOn(d image.Digest, st *blockState, why error) {
+	for i := st.source + 1; i < len(b.sources); i++ {
+		s := b.sources[i]
+		if _, ok := s.Holds(d); !ok || s.dead != nil {
+			continue
+		}
+		st.source, st.tries = i, 0
+		s.queue = append(s.queue, d)
+		b.change.Broadcast()
+		return
+	}
+	st.final = true
+	b.failed++
+	if b.cause == nil {
+		b.cause = why
+	}
+	b.finishOne()
+}
+
+func (b *board) finishOne() {
+	b.left--
+	if b.left <= 0 {
+		b.change.Broadcast()
+	}
+}
+
+// take waits for blocks that source i is to get. It returns nil when there are none and never will be.
+func (b *board) take(i int, cancel context.CancelFunc) []image.Digest {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	s := b.sources[i]
+	for len(s.queue) == 0 && b.left > 0 && s.dead == nil {
+		b.change.Wait()
+	}
+	if s.dead != nil || b.left <= 0 {
+		return nil
+	}
+	batch := s.queue
+	s.queue, s.cancel = nil, cancel
+	return batch
+}
+
+// stop wakes everybody who waits; nothing is handed out any more.
+func (b *board) stop() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.left = 0
+	b.change.Broadcast()
+}
+
+// done notes that a block from source i is in its place.
+func (b *board) done(i int, d image.Digest, bytes int64) (healed bool) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	s, st := b.sources[i], b.blocks[d]
+	s.inARow = 0
+	s.bytes += bytes
+	if st.final {
+		return false // it had moved on to another source meanwhile, which was faster
+	}
+	s.good++
+	st.final = true
+	b.finishOne()
+	return st.failed
+}
+
+// fail notes that source i gave a block wrong or not at all. The block goes to the next source, and the source is given up when
+// it failed too often.
+func (b *board) fail(i int, d image.Digest, bytes int64, why error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	s, st := b.sources[i], b.blocks[d]
+	if st.final || st.source != i {
+		return
+	}
+	s.bytes += bytes
+	s.bad++
+	s.inARow++
+	st.failed = true
+	st.tries++
+	if st.tries < s.tries {
+		s.queue = append(s.queue, d)
+		b.change.Broadcast()
+	} else {
+		b.moveOn(d, st, fmt.Errorf("%s: %w", s.Name(), why))
+	}
+	if s.Kind() != Network && s.inARow >= maxRowOfFailures {
+		b.giveUp(i, fmt.Errorf("%d blocks in a row were bad, the last one: %w", s.inARow, why))
+	}
+}
+
+// abandon gives a source up because its Fetch ended with an error.
+func (b *board) abandon(i int, why error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.giveUp(i, why)
+}
+
+// giveUp moves all blocks of a source on. The caller holds mu.
+func (b *board) giveUp(i int, why error) {
+	s := b.sources[i]
+	if s.dead != nil {
+		return
+	}
+	s.dead, s.queue = why, nil
+	if s.cancel != nil {
+		s.cancel()
+	}
+	for d, st := range b.blocks {
+		if !st.final && st.source == i {
+			b.moveOn(d, st, fmt.Errorf("%s: %w", s.Name(), why))
+		}
+	}
+	b.change.Broadcast()
+}
+
+// err returns nil when every block is done.
+func (b *board) err() error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.failed == 0 {
+		return nil
+	}
+	return &MissingError{Blocks: b.failed, Err: b.cause}
+}
+
+// MissingError says that no source could give some blocks.
+type MissingError struct {
+	Blocks int
+	Err    error // of the first one
+}
+
+// Error implements error.
+func (e *MissingError) Error() string {
+	return fmt.Sprintf("%d blocks could not be got, the first one: %v", e.Blocks, e.Err)
+}
+
+// Unwrap returns the cause.
+func (e *MissingError) Unwrap() error { return e.Err }

@@ -1,0 +1,163 @@
+package deploy
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+
+	"disksync/image"
+	"disksync/internal/durable"
+	"disksync/internal/problem"
+)
+
+// Commit makes installed states the current version of a VM: leaves are created, then the VM's record is replaced. name is the
+// VM's; a VM that is not there is made. What the VM ran before becomes the previous version, with its leaves as they are.
+//
+// When Commit returns an error, the VM is as it was, or, when only the removal of what nobody needs any more failed, the new
+// version is current already; the returned record tells.
+func (s *Store) Commit(name string, m image.Verified, keep map[image.Role]bool) (VM, error) {
+	mf := m.Manifest()
+	old, err := s.VM(name)
+	isNew := errors.Is(err, ErrNoVM)
+	if err != nil && !isNew {
+		return VM{}, err
+	}
+	if !isNew && old.ImageID != mf.ImageID {
+		return old, problem.New("DS-OTHER-IMAGE", problem.Untrusted, nil,
+			fmt.Sprintf("VM %s was made from another image than %s (its id differs)", name, mf.Image), "the VM is as it was",
+			"deploy the image under another name with --as")
+	}
+	manifest, err := s.writeManifest(m)
+	if err != nil {
+		return old, err
+	}
+	next := VM{
+		Format: recordFormat, ID: old.ID, Name: name, Image: mf.Image, ImageID: mf.ImageID, Counter: old.Counter + 1, Kept: old.Kept,
+		Current: Deployment{Version: mf.Version, Mode: mf.Mode, Manifest: manifest, Installed: s.now().UTC()},
+	}
+	if isNew {
+		next.ID = NewUUID()
+	} else {
+		next.Previous = &old.Current
+	}
+	for i := range mf.Disks {
+		d, err := s.newDisk(&mf.Disks[i], &old.Current, keep)
+		if err != nil {
+			return old, err
+		}
+		next.Current.Disks = append(next.Current.Disks, d)
+	}
+	dropped, err := s.retire(&next, old.Previous)
+	if err != nil {
+		return old, err
+	}
+	if err := s.writeVM(next); err != nil {
+		return old, err
+	}
+	return next, s.release(dropped)
+}
+
+// newDisk makes one disk of a new deployment: a fresh leaf on the installed state, or the disk that the VM has when it is to
+// be kept.
+func (s *Store) newDisk(d *image.Disk, old *Deployment, keep map[image.Role]bool) (InstalledDisk, error) {
+	if had, ok := old.Disk(d.Role); ok && keep[d.Role] {
+		return *had, nil
+	}
+	base := image.VHDUUID(d.State)
+	ok, err := s.Installed(d.State)
+	if err != nil {
+		return InstalledDisk{}, err
+	}
+	if !ok {
+		return InstalledDisk{}, fmt.Errorf("the %s disk is not installed", d.Role)
+	}
+	leaf, err := s.createLeaf(base, d.Size)
+	return InstalledDisk{Role: d.Role, Size: d.Size, State: d.State, Base: base, Leaf: leaf}, err
+}
+
+// retire takes leave of a deployment that next no longer names. It returns the VHDs that may then be of no use. A leaf that its
+// user has written to is kept for the user, but for the system disk of a dynamic VM, whose changes are not meant to last.
+func (s *Store) retire(next *VM, gone *Deployment) ([]image.UUID, error) {
+	if gone == nil {
+		return nil, nil
+	}
+	var dropped []image.UUID
+	for _, d := range gone.Disks {
+		if slices.Contains(next.leaves(), d.Leaf) {
+			continue
+		}
+		changed, err := s.leafChanged(d.Leaf)
+		if err != nil {
+			return nil, fmt.Errorf("%s disk of version %d: %w", d.Role, gone.Version, err)
+		}
+		if changed && !(gone.Mode == image.Dynamic && d.Role == image.System) {
+			next.Kept = append(slices.Clone(next.Kept), d.Leaf)
+			continue
+		}
+		ids, err := s.ancestors(d.Leaf)
+		if err != nil {
+			return nil, err
+		}
+		dropped = append(dropped, ids...)
+	}
+	return dropped, nil
+}
+
+// RollBack makes the previous version the current one again, and the current one the previous. Nothing is fetched.
+func (s *Store) RollBack(name string) (VM, error) {
+	vm, err := s.VM(name)
+	if err != nil {
+		return VM{}, err
+	}
+	if vm.Previous == nil {
+		return vm, problem.New("DS-NO-PREVIOUS", problem.NotFound, nil, fmt.Sprintf("VM %s has no previous version", name),
+			"it is as it was", "")
+	}
+	for _, d := range vm.Previous.Disks {
+		c, err := s.openChain(d.Leaf)
+		if err != nil {
+			return vm, problem.New("DS-PREVIOUS-DAMAGED", problem.Damaged, err,
+				fmt.Sprintf("version %d of VM %s cannot be opened", vm.Previous.Version, name), "the VM is as it was", "")
+		}
+		c.Close()
+	}
+	next := vm
+	next.Counter++
+	next.Current, next.Previous = *vm.Previous, &vm.Current
+	return next, s.writeVM(next)
+}
+
+// Delete removes a VM with everything that nothing else needs. Leaves that its user has written to go with it.
+func (s *Store) Delete(name string) error {
+	vm, err := s.VM(name)
+	if err != nil {
+		return err
+	}
+	var dropped []image.UUID
+	for _, leaf := range vm.leaves() {
+		ids, err := s.ancestors(leaf)
+		if err != nil {
+			return err
+		}
+		dropped = append(dropped, ids...)
+	}
+	if err := durable.Remove(s.fsys, recordFile(vm.ID)); err != nil {
+		return err
+	}
+	return s.release(dropped)
+}
+
+// Changed returns the roles of those disks of a VM's current version that its user has written to.
+func (s *Store) Changed(vm VM) (map[image.Role]bool, error) {
+	out := map[image.Role]bool{}
+	for _, d := range vm.Current.Disks {
+		changed, err := s.leafChanged(d.Leaf)
+		if err != nil {
+			return nil, fmt.Errorf("%s disk: %w", d.Role, err)
+		}
+		if changed {
+			out[d.Role] = true
+		}
+	}
+	return out, nil
+}

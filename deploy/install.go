@@ -1,0 +1,375 @@
+package deploy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"runtime"
+	"sync"
+	"sync/atomic"
+
+	"golang.org/x/sync/errgroup"
+	"golang.org/x/sync/semaphore"
+
+	"disksync/image"
+	"disksync/internal/durable"
+	"disksync/layer"
+)
+
+const (
+	// inFlight bounds the bytes of frames that were got and are not yet in their place.
+	inFlight = 24 << 20
+	// syncEvery bounds what a loss of power can take back, in bytes of disk.
+	syncEvery = 128 << 20
+)
+
+// install builds the VHD of one layer from the sources, in the order of preference, checks it and names it.
+func (s *Store) install(ctx context.Context, x *layer.Index, from image.State, role image.Role, sources []Source, t *Tally) (*installed, error) {
+	to, err := x.Apply(from)
+	if err != nil {
+		return nil, err
+	}
+	p, err := s.openPart(x)
+	if err != nil {
+		return nil, err
+	}
+	in := &installer{
+		store: s, x: x, p: p, tally: t, role: role,
+		budget: semaphore.NewWeighted(inFlight), dec: layer.NewDecoder(runtime.GOMAXPROCS(0)),
+	}
+	defer in.dec.Close()
+	err = in.fill(ctx, sources)
+	p.Close()
+	if err == nil {
+		err = in.readBack(ctx)
+	}
+	if err == nil {
+		err = s.nameGolden(to)
+	}
+	return in.outcome(), err
+}
+
+// nameGolden gives a part that is complete, synced and checked its name: the point at which its state counts as installed.
+func (s *Store) nameGolden(to image.State) error {
+	b, err := to.MarshalBinary()
+	if err != nil {
+		return err
+	}
+	id := image.VHDUUID(to.ID())
+	if err := durable.WriteFile(s.fsys, stateFile(id), b, 0o600); err != nil {
+		return err
+	}
+	if err := durable.Publish(s.fsys, partFile(id), vhdFile(id)); err != nil {
+		return err
+	}
+	return s.fsys.Chmod(vhdFile(id), 0o444)
+}
+
+// installer fills one part.
+type installer struct {
+	store  *Store
+	x      *layer.Index
+	p      *part
+	tally  *Tally
+	role   image.Role
+	budget *semaphore.Weighted
+	dec    *layer.Decoder
+	board  *board
+	blocks map[image.Digest][]int // the blocks that a digest is wanted for
+	work   map[image.Digest]int64 // a digest's share of the stage, bytes
+
+	mu       sync.Mutex
+	unsynced int64
+}
+
+// installed says what an install did, by source.
+type installed struct{ sources []*sourceState }
+
+func (in *installer) outcome() *installed {
+	if in.board == nil {
+		return &installed{}
+	}
+	return &installed{in.board.sources}
+}
+
+// fill brings every block of the layer into the part and syncs it.
+func (in *installer) fill(ctx context.Context, sources []Source) error {
+	if err := in.survey(ctx); err != nil {
+		return err
+	}
+	digests := make([]image.Digest, 0, len(in.blocks))
+	for d := range in.blocks {
+		digests = append(digests, d)
+	}
+	if len(digests) > 0 {
+		in.board = newBoard(sources, digests)
+		if err := in.run(ctx); err != nil {
+			// Blocks that are done are kept for the next run, so far as the disk has them already.
+			return errors.Join(err, in.p.Sync())
+		}
+	}
+	return in.p.Sync()
+}
+
+// survey finds out what an earlier run has left to do. Blocks that become zero need no source and are done here.
+func (in *installer) survey(ctx context.Context) error {
+	in.blocks, in.work = map[image.Digest][]int{}, map[image.Digest]int64{}
+	todo := make([]layer.Frame, 0, in.x.Len())
+	var total, had int64
+	var mu sync.Mutex
+	kept, zero := 0, 0
+	zeros := make([]byte, image.BlockSize)
+	err := eachFrame(ctx, in.x, func(f layer.Frame, b []byte) error {
+		good, err := in.isThere(f, b)
+		if err != nil {
+			return err
+		}
+		if !good && f.Codec == layer.Zero {
+			if err := in.p.put(f.Block, zeros, b); err != nil {
+				return err
+			}
+		}
+		mu.Lock()
+		defer mu.Unlock()
+		total += int64(f.Length)
+		switch {
+		case f.Codec == layer.Zero:
+			zero++
+		case good:
+			kept++
+			had += int64(f.Length)
+		default:
+			todo = append(todo, f)
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	for _, f := range todo {
+		in.blocks[f.Digest] = append(in.blocks[f.Digest], f.Block)
+		in.work[f.Digest] += int64(f.Length)
+	}
+	in.tally.begin(StageTransfer, in.role, total)
+	in.tally.had(had)
+	in.tally.count(0, kept, zero)
+	return nil
+}
+
+// isThere reports whether an earlier run has put the right block in its place.
+func (in *installer) isThere(f layer.Frame, b []byte) (bool, error) {
+	if !in.p.Allocated(f.Block) {
+		return false, nil
+	}
+	if err := readBlock(in.p, b, f.Block); err != nil {
+		return false, err
+	}
+	return image.SumBlock(b) == f.Digest, nil
+}
+
+// job is a frame that was got and is to be unpacked and put in its place.
+type job struct {
+	source int
+	frame  layer.Frame
+	packed []byte
+}
+
+// run lets the sources fetch and the workers unpack, check and write until every block is done or has no source left.
+func (in *installer) run(ctx context.Context) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	// Waiters on the board hear of the end through stop.
+	stopBoard := context.AfterFunc(ctx, in.board.stop)
+	defer stopBoard()
+	jobs := make(chan job)
+	var fetchers errgroup.Group
+	for i := range in.board.sources {
+		fetchers.Go(func() error {
+			in.fetch(ctx, i, jobs)
+			return nil
+		})
+	}
+	var workers errgroup.Group
+	for range runtime.GOMAXPROCS(0) {
+		workers.Go(func() error {
+			err := in.place(ctx, jobs)
+			if err != nil {
+				cancel(err)
+				for range jobs { //nolint:revive // whoever is sending must not be left waiting
+				}
+			}
+			return err
+		})
+	}
+	_ = fetchers.Wait() // their errors are the board's
+	close(jobs)
+	if err := workers.Wait(); err != nil {
+		return err
+	}
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	return in.board.err()
+}
+
+// fetch is the life of one source.
+func (in *installer) fetch(ctx context.Context, i int, jobs chan<- job) {
+	s := in.board.sources[i]
+	for {
+		fetchCtx, cancel := context.WithCancel(ctx)
+		batch := in.board.take(i, cancel)
+		if batch == nil {
+			cancel()
+			return
+		}
+		var delivered atomic.Int64
+		err := s.Fetch(fetchCtx, batch, func(d image.Digest, f layer.Frame, packed []byte, err error) error {
+			delivered.Add(1)
+			if err != nil {
+				in.board.fail(i, d, 0, err)
+				return fetchCtx.Err()
+			}
+			// A frame larger than the whole budget could never be taken in; none is.
+			if err := in.budget.Acquire(fetchCtx, int64(len(packed))); err != nil {
+				return err
+			}
+			select {
+			case jobs <- job{i, f, packed}:
+				return nil
+			case <-fetchCtx.Done():
+				in.budget.Release(int64(len(packed)))
+				return fetchCtx.Err()
+			}
+		})
+		cancel()
+		if err == nil && delivered.Load() < int64(len(batch)) {
+			err = fmt.Errorf("it left out %d blocks that it had", int64(len(batch))-delivered.Load())
+		}
+		if err != nil {
+			in.board.abandon(i, err)
+		}
+	}
+}
+
+// place unpacks frames, checks them, and writes them. An error of the disk that is written ends the transfer; anything else
+// is the source's.
+func (in *installer) place(ctx context.Context, jobs <-chan job) error {
+	block, scratch := make([]byte, image.BlockSize), make([]byte, image.BlockSize)
+	for j := range jobs {
+		err := in.placeOne(ctx, j, block, scratch)
+		in.budget.Release(int64(len(j.packed)))
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (in *installer) placeOne(ctx context.Context, j job, block, scratch []byte) error {
+	d, n := j.frame.Digest, int64(len(j.packed))
+	kind := in.board.sources[j.source].Kind()
+	if err := in.dec.Block(block, j.frame, j.packed); err != nil {
+		in.tally.wasted(kind, n)
+		in.board.fail(j.source, d, n, err)
+		return nil
+	}
+	if ctx.Err() != nil {
+		return nil // the block is not lost, it was never there
+	}
+	for _, at := range in.blocks[d] {
+		if err := in.p.put(at, block, scratch); err != nil {
+			return err
+		}
+	}
+	in.tally.got(kind, n, in.work[d], in.board.done(j.source, d, n))
+	return in.syncSometimes(int64(len(in.blocks[d])) * image.BlockSize)
+}
+
+func (in *installer) syncSometimes(n int64) error {
+	in.mu.Lock()
+	in.unsynced += n
+	due := in.unsynced >= syncEvery
+	if due {
+		in.unsynced = 0
+	}
+	in.mu.Unlock()
+	if due {
+		return in.p.Sync()
+	}
+	return nil
+}
+
+// readBack opens the finished part as a stranger would and compares every block with its digest, reading from the disk
+// and not from memory where the system allows.
+func (in *installer) readBack(ctx context.Context) error {
+	s := in.store
+	f, err := s.fsys.Open(partFile(in.p.id))
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	f.DropCache()
+	p := &part{id: in.p.id, file: f}
+	var below *chain
+	if !in.x.From().IsZero() {
+		if below, err = s.openChain(image.VHDUUID(in.x.From())); err != nil {
+			return err
+		}
+		defer below.Close()
+	}
+	c, err := p.reopen(below)
+	if err != nil {
+		return fmt.Errorf("read back disk %s: %w", in.p.id, err)
+	}
+	in.tally.begin(StageChecksum, in.role, int64(in.x.Len())*image.BlockSize)
+	err = eachFrame(ctx, in.x, func(fr layer.Frame, b []byte) error {
+		if err := readBlock(c, b, fr.Block); err != nil {
+			return err
+		}
+		in.tally.add(image.BlockSize)
+		in.tally.count(1, 0, 0)
+		return layer.CheckBlock(b, fr.Block, fr.Digest)
+	})
+	if errors.Is(err, layer.ErrCorrupt) {
+		return fmt.Errorf("read back disk %s: %w: %w", in.p.id, ErrDiskLies, err)
+	}
+	return err
+}
+
+// ErrDiskLies says that the endpoint's disk did not keep what was written to it.
+var ErrDiskLies = errors.New("this machine's disk does not keep what is written to it")
+
+// eachFrame calls do with each frame of x on all processors, with a buffer of a block.
+func eachFrame(ctx context.Context, x *layer.Index, do func(f layer.Frame, b []byte) error) error {
+	return inParallel(ctx, x.Len(), func(i int, b []byte) error { return do(x.Frame(i), b) })
+}
+
+// inParallel calls do with 0 … n−1 on all processors, roughly in order, with a buffer of a block. It ends early with the first
+// error or ctx's.
+func inParallel(ctx context.Context, n int, do func(i int, b []byte) error) error {
+	g, ctx := errgroup.WithContext(ctx)
+	next := make(chan int)
+	g.Go(func() error {
+		defer close(next)
+		for i := range n {
+			select {
+			case next <- i:
+			case <-ctx.Done():
+				return context.Cause(ctx)
+			}
+		}
+		return nil
+	})
+	for range runtime.GOMAXPROCS(0) {
+		g.Go(func() error {
+			b := make([]byte, image.BlockSize)
+			for i := range next {
+				if err := do(i, b); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+	}
+	return g.Wait()
+}

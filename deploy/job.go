@@ -1,0 +1,252 @@
+package deploy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"syscall"
+
+	"disksync/image"
+	"disksync/internal/problem"
+	"disksync/layer"
+	"disksync/syncclient"
+)
+
+// SourceReport says what a source contributed.
+type SourceReport struct {
+	Kind   string `json:"kind"`
+	Name   string `json:"name"`
+	Blocks int    `json:"blocks"` // good ones
+	Bytes  int64  `json:"bytes"`  // read from it, good or bad
+	Bad    int    `json:"bad"`    // blocks that it gave wrong or not at all
+	// GivenUp says why it was left out of the rest of the transfer.
+	GivenUp string `json:"given_up,omitempty"`
+}
+
+// Outcome says what a job did.
+type Outcome struct {
+	Bytes    map[string]int64 `json:"bytes"` // got, by kind of source
+	Sources  []SourceReport   `json:"sources"`
+	Blocks   int              `json:"blocks"`   // of the layers that were installed
+	Verified int              `json:"verified"` // read back from the disk and compared
+	Healed   int              `json:"healed"`   // came from another source than the first, which failed
+	Resumed  int              `json:"resumed"`  // were there from an interrupted run, and good
+	Zero     int              `json:"zero"`     // became zero
+	Layers   int              `json:"layers"`   // installed
+}
+
+// Run installs what the plan says. When it returns an error, the layers that are complete stay, the one that was being built
+// is gone on with by the next Run, and nothing else has changed.
+func (j *Job) Run(ctx context.Context, p *Plan) (*Outcome, error) {
+	if err := j.checkPlan(p); err != nil {
+		return nil, err
+	}
+	out := &Outcome{Bytes: map[string]int64{}, Sources: []SourceReport{}}
+	bySource := map[string]int{}
+	j.Tally.plan(p.work())
+	var err error
+	for i := range p.Disks {
+		if err = j.runDisk(ctx, &p.Disks[i], out, bySource); err != nil {
+			err = fmt.Errorf("%s disk: %w", p.Disks[i].Role, err)
+			break
+		}
+	}
+	t := j.Tally.Progress()
+	out.Bytes, out.Healed = t.Bytes, t.Healed
+	out.Verified, out.Resumed, out.Zero = j.Tally.counts()
+	return out, explain(ctx, err, p)
+}
+
+// work is what the transfer stages of all steps add up to.
+func (p *Plan) work() int64 {
+	var n int64
+	for _, d := range p.Disks {
+		for _, st := range d.Steps {
+			for i := range st.index.Len() {
+				n += int64(st.index.Frame(i).Length)
+			}
+		}
+	}
+	return n
+}
+
+func (j *Job) checkPlan(p *Plan) error {
+	if p.Missing > 0 {
+		return problem.New("DS-MISSING", problem.Unreachable, nil,
+			fmt.Sprintf("%d blocks of version %d of %s are on no medium, and there is no Synchronizer to ask", p.Missing, p.Version, p.Image),
+			"nothing was changed", "connect to the network, or plug in a medium with the version")
+	}
+	if p.Needed > p.Free {
+		return problem.New("DS-SPACE", problem.NoSpace, nil,
+			fmt.Sprintf("not enough space: version %d of %s may need %s, %s are free", p.Version, p.Image, mib(p.Needed), mib(p.Free)),
+			"nothing was changed", fmt.Sprintf("free %s and run the same command again", mib(p.Needed-p.Free)))
+	}
+	return nil
+}
+
+func mib(n int64) string { return fmt.Sprintf("%d MiB", (n+1<<20-1)>>20) }
+
+func (j *Job) runDisk(ctx context.Context, dp *DiskPlan, out *Outcome, bySource map[string]int) error {
+	state, err := j.Store.State(dp.Start)
+	if err != nil {
+		return err
+	}
+	for i := range dp.Steps {
+		st := &dp.Steps[i]
+		next, err := st.index.Apply(state)
+		if err != nil {
+			return fmt.Errorf("%w: %w", ErrPlan, err)
+		}
+		if err := j.runStep(ctx, dp, st, state, out, bySource); err != nil {
+			return err
+		}
+		state = next
+	}
+	return nil
+}
+
+// runStep installs one layer on top of the state from.
+func (j *Job) runStep(ctx context.Context, dp *DiskPlan, st *Step, from image.State, out *Outcome, bySource map[string]int) error {
+	sources, err := j.sources(st, dp)
+	if err != nil {
+		return err
+	}
+	if j.CheckMedia {
+		if sources, err = j.checkMedia(ctx, dp.Role, st, sources); err != nil {
+			return err
+		}
+	}
+	done, err := j.Store.install(ctx, st.index, from, dp.Role, sources, j.Tally)
+	if done != nil {
+		done.report(out, bySource)
+	}
+	if err != nil {
+		return err
+	}
+	out.Layers++
+	out.Blocks += st.Blocks
+	if j.Installed != nil {
+		j.Installed(st.Layer)
+	}
+	return nil
+}
+
+// report adds what the sources of one install did to the outcome.
+func (in *installed) report(out *Outcome, bySource map[string]int) {
+	for _, s := range in.sources {
+		if s.good+s.bad == 0 && s.dead == nil {
+			continue
+		}
+		key := s.Kind() + " " + s.Name()
+		i, ok := bySource[key]
+		if !ok {
+			i = len(out.Sources)
+			bySource[key] = i
+			out.Sources = append(out.Sources, SourceReport{Kind: s.Kind(), Name: s.Name()})
+		}
+		r := &out.Sources[i]
+		r.Blocks += s.good
+		r.Bytes += s.bytes
+		r.Bad += s.bad
+		if s.dead != nil {
+			r.GivenUp = s.dead.Error()
+		}
+	}
+}
+
+// checkMedia reads everything that media claim to have of a step, and keeps the claims that are true.
+func (j *Job) checkMedia(ctx context.Context, role image.Role, st *Step, sources []Source) ([]Source, error) {
+	out := make([]Source, 0, len(sources))
+	for _, s := range sources {
+		if s.Kind() != USB && s.Kind() != DVD {
+			out = append(out, s)
+			continue
+		}
+		c := &checked{Source: s, good: map[image.Digest]bool{}}
+		if err := c.check(ctx, role, st.index, j.Tally); err != nil {
+			return nil, err
+		}
+		out = append(out, c)
+	}
+	return out, nil
+}
+
+// checked is a Source of which only the blocks count that were read once and found good.
+type checked struct {
+	Source
+	good map[image.Digest]bool
+}
+
+// Holds implements Source.
+func (c *checked) Holds(d image.Digest) (int64, bool) {
+	if !c.good[d] {
+		return 0, false
+	}
+	return c.Source.Holds(d)
+}
+
+func (c *checked) check(ctx context.Context, role image.Role, x *layer.Index, t *Tally) error {
+	var claims []image.Digest
+	var total int64
+	for i := range x.Len() {
+		d := x.Frame(i).Digest
+		if n, ok := c.Source.Holds(d); ok {
+			claims = append(claims, d)
+			total += n
+		}
+	}
+	t.begin(StageChecksum, role, total)
+	dec := layer.NewDecoder(1)
+	defer dec.Close()
+	block := make([]byte, image.BlockSize)
+	var mu sync.Mutex
+	// A medium that goes away has given what it has given.
+	_ = c.Source.Fetch(ctx, claims, func(d image.Digest, f layer.Frame, packed []byte, err error) error {
+		mu.Lock()
+		defer mu.Unlock()
+		t.add(int64(len(packed)))
+		if err == nil && dec.Block(block, f, packed) == nil {
+			c.good[d] = true
+		}
+		return nil
+	})
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	return nil
+}
+
+// explain turns the errors of a job into ones for people.
+func explain(ctx context.Context, err error, p *Plan) error {
+	safe := "what was got is kept, and whatever was installed before stays as it is"
+	again := "run the same command again; it goes on from there"
+	what := fmt.Sprintf("version %d of %s is not installed yet", p.Version, p.Image)
+	if m, ok := errors.AsType[*MissingError](err); ok {
+		return explainMissing(m, what, safe, again)
+	}
+	switch {
+	case err == nil:
+		return nil
+	case ctx.Err() != nil && errors.Is(err, context.Canceled):
+		return problem.New("DS-INTERRUPTED", problem.Interrupted, nil, "interrupted; "+what, safe, again)
+	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
+		return problem.New("DS-SPACE", problem.NoSpace, err, "the disk is full; "+what, safe, "free some space; then "+again)
+	case errors.Is(err, syscall.EIO), errors.Is(err, ErrDiskLies):
+		return problem.New("DS-DISK", problem.Damaged, err, "this machine's disk fails; "+what, safe, "check the disk before anything else is stored on it")
+	case errors.Is(err, ErrPlan), errors.Is(err, layer.ErrMismatch):
+		return problem.New("DS-UNTRUSTED-LAYER", problem.Untrusted, err, what, safe, "tell the administrator: the Synchronizer's layers do not fit its manifest")
+	}
+	return fmt.Errorf("%s: %w", what, err)
+}
+
+func explainMissing(m *MissingError, what, safe, again string) error {
+	if errors.Is(m, layer.ErrCorrupt) {
+		return problem.New("DS-SERVER-DAMAGED", problem.Damaged, m, "the Synchronizer's copy is damaged; "+what, safe,
+			"tell the administrator; a medium with good copies of these blocks helps as well")
+	}
+	if p, ok := errors.AsType[*problem.Problem](syncclient.Explain(m, what, safe)); ok {
+		return p
+	}
+	return problem.New("DS-MISSING", problem.Unreachable, m, what, safe, again)
+}

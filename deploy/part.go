@@ -1,0 +1,162 @@
+package deploy
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+
+	"disksync/image"
+	"disksync/internal/durable"
+	"disksync/layer"
+	"disksync/vhd"
+)
+
+// part is a golden VHD that is being built: an open file, the disk on top of its parents, and the parents.
+type part struct {
+	*vhd.Disk
+	file    durable.File
+	id      image.UUID
+	parents *chain // nil for a dynamic disk
+}
+
+// openPart opens the part of the VHD for x's To, making it anew when there is none or it is of no use.
+func (s *Store) openPart(x *layer.Index) (*part, error) {
+	p := &part{id: image.VHDUUID(x.To())}
+	var below []*vhd.Image
+	if !x.From().IsZero() {
+		var err error
+		if p.parents, err = s.openChain(image.VHDUUID(x.From())); err != nil {
+			return nil, err
+		}
+		below = p.parents.Members()
+	}
+	err := p.open(s, x, below)
+	if err != nil {
+		p.Close()
+		return nil, fmt.Errorf("build disk %s: %w", p.id, err)
+	}
+	return p, nil
+}
+
+func (p *part) open(s *Store, x *layer.Index, below []*vhd.Image) error {
+	f, err := s.fsys.OpenWrite(partFile(p.id))
+	if err == nil {
+		p.file = f
+		if err = p.resume(x, below); err == nil {
+			return nil
+		}
+		// After a loss of power it may be anything. It costs time to build it anew, no more.
+		f.Close()
+		p.file = nil
+	} else if !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return p.create(s, x, below)
+}
+
+// resume opens what an earlier run has built. Salvage drops what a loss of power left unusable; what is left is compared
+// with the digests before it counts.
+func (p *part) resume(x *layer.Index, below []*vhd.Image) error {
+	size, err := p.file.Size()
+	if err != nil {
+		return err
+	}
+	d, err := vhd.OpenDisk(p.file, size, below, vhd.Salvage())
+	if err != nil {
+		return err
+	}
+	if d.Size() != x.Size() || d.Leaf().UUID() != p.id {
+		return errors.New("the part is of another disk")
+	}
+	p.Disk = d
+	return nil
+}
+
+func (p *part) create(s *Store, x *layer.Index, below []*vhd.Image) error {
+	f, err := s.fsys.Create(partFile(p.id), 0o600)
+	if err != nil {
+		return err
+	}
+	p.file = f
+	o := vhd.CreateOptions{Size: x.Size(), UUID: p.id, Timestamp: vhd.TimestampOf(s.now())}
+	if !x.From().IsZero() {
+		base := image.VHDUUID(x.From())
+		o.Parent = &vhd.Parent{UUID: base, Path: base.String() + vhdSuffix}
+	}
+	if err := vhd.Create(f, o); err != nil {
+		return err
+	}
+	size, err := f.Size()
+	if err != nil {
+		return err
+	}
+	p.Disk, err = vhd.OpenDisk(f, size, below)
+	return err
+}
+
+// Close closes the files. What was not synced may be lost.
+func (p *part) Close() {
+	if p.file != nil {
+		p.file.Close()
+	}
+	if p.parents != nil {
+		p.parents.Close()
+	}
+}
+
+// put makes block the content b: exactly the sectors that differ from what the disk has there are written, so that a
+// differencing disk owns no others.
+func (p *part) put(block int, b, scratch []byte) error {
+	if err := readBlock(p, scratch, block); err != nil {
+		return err
+	}
+	start := int64(block) * image.BlockSize
+	n := int(min(image.BlockSize, p.Size()-start))
+	for at := 0; at < n; {
+		from := nextDifference(b[:n], scratch[:n], at)
+		to := nextEqual(b[:n], scratch[:n], from)
+		if from < to {
+			if _, err := p.WriteAt(b[from:to], start+int64(from)); err != nil {
+				return fmt.Errorf("write block %d: %w", block, err)
+			}
+		}
+		at = to
+	}
+	// From here on the block survives the end of this process.
+	return p.WriteBack()
+}
+
+// nextDifference returns the offset of the first sector at or behind at where a and b differ.
+func nextDifference(a, b []byte, at int) int {
+	for at < len(a) && string(a[at:at+image.SectorSize]) == string(b[at:at+image.SectorSize]) {
+		at += image.SectorSize
+	}
+	return at
+}
+
+func nextEqual(a, b []byte, at int) int {
+	for at < len(a) && string(a[at:at+image.SectorSize]) != string(b[at:at+image.SectorSize]) {
+		at += image.SectorSize
+	}
+	return at
+}
+
+// reopen reads the part's file anew, on top of below.
+func (p *part) reopen(below *chain) (*vhd.Chain, error) {
+	size, err := p.file.Size()
+	if err != nil {
+		return nil, err
+	}
+	m, err := vhd.Open(p.file, size)
+	if err != nil {
+		return nil, err
+	}
+	members := []*vhd.Image{m}
+	if below != nil {
+		members = append(members, below.Members()...)
+	}
+	return vhd.NewChain(members...)
+}
+
+// DropPart removes what was built of a VHD that is not complete. Another operation that needs it builds it anew.
+func (s *Store) DropPart(id image.UUID) error { return durable.Remove(s.fsys, partFile(id)) }

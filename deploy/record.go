@@ -1,0 +1,164 @@
+package deploy
+
+import (
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"slices"
+	"strings"
+	"time"
+
+	"disksync/image"
+	"disksync/internal/durable"
+)
+
+const (
+	vmsDir       = "vms"
+	manifestsDir = "manifests"
+	maxRecord    = 1 << 20
+	recordFormat = 1
+)
+
+// VM is the record of a VM. Replacing its file is the commit point of every change.
+type VM struct {
+	Format   int         `json:"format"`
+	ID       image.UUID  `json:"id"`
+	Name     string      `json:"name"`
+	Image    string      `json:"image"`
+	ImageID  image.UUID  `json:"image_id"`
+	Counter  int64       `json:"counter"` // rises with every commit
+	Current  Deployment  `json:"current"`
+	Previous *Deployment `json:"previous,omitempty"` // what a roll back returns to
+	// Kept are leaves with changes of their user whose deployment is gone; they are never removed without being asked.
+	Kept []image.UUID `json:"kept,omitempty"`
+}
+
+// Deployment is a version as it is installed.
+type Deployment struct {
+	Version   image.Version   `json:"version"`
+	Mode      image.Mode      `json:"mode"`
+	Manifest  string          `json:"manifest"` // SHA-256 of the signed manifest, which is in the store
+	Installed time.Time       `json:"installed"`
+	Disks     []InstalledDisk `json:"disks"`
+}
+
+// InstalledDisk is one disk of a Deployment.
+type InstalledDisk struct {
+	Role  image.Role    `json:"role"`
+	Size  int64         `json:"size"` // bytes
+	State image.StateID `json:"state"`
+	Base  image.UUID    `json:"base"` // the golden VHD that holds State
+	Leaf  image.UUID    `json:"leaf"` // the VHD on top of it that the VM writes to
+}
+
+// Disk returns the disk with the role r.
+func (d *Deployment) Disk(r image.Role) (*InstalledDisk, bool) {
+	for i := range d.Disks {
+		if d.Disks[i].Role == r {
+			return &d.Disks[i], true
+		}
+	}
+	return nil, false
+}
+
+// ErrNoVM says that there is no VM of that name.
+var ErrNoVM = errors.New("no such VM")
+
+// NewUUID returns a random uuid.
+func NewUUID() image.UUID {
+	var b [16]byte
+	rand.Read(b[:])
+	return image.RandomUUID(b)
+}
+
+func recordFile(id image.UUID) string { return vmsDir + "/" + id.String() + ".json" }
+
+// VMs returns all records, by name.
+func (s *Store) VMs() ([]VM, error) {
+	entries, err := s.fsys.ReadDir(vmsDir)
+	if err != nil {
+		return nil, fmt.Errorf("list VMs: %w", err)
+	}
+	var vms []VM
+	for _, e := range entries {
+		text, ok := strings.CutSuffix(e.Name(), ".json")
+		if !ok {
+			continue
+		}
+		id, err := image.ParseUUID(text)
+		if err != nil {
+			continue // not ours
+		}
+		vm, err := s.readVM(id)
+		if err != nil {
+			return nil, err
+		}
+		vms = append(vms, vm)
+	}
+	slices.SortFunc(vms, func(a, b VM) int { return strings.Compare(a.Name, b.Name) })
+	return vms, nil
+}
+
+// VM returns the record of the VM with that name; the error wraps ErrNoVM when there is none.
+func (s *Store) VM(name string) (VM, error) {
+	vms, err := s.VMs()
+	if err != nil {
+		return VM{}, err
+	}
+	for _, vm := range vms {
+		if vm.Name == name {
+			return vm, nil
+		}
+	}
+	return VM{}, fmt.Errorf("%s: %w", name, ErrNoVM)
+}
+
+func (s *Store) readVM(id image.UUID) (VM, error) {
+	b, err := durable.ReadFile(s.fsys, recordFile(id), maxRecord)
+	if err != nil {
+		return VM{}, fmt.Errorf("record of VM %s: %w", id, err)
+	}
+	var vm VM
+	if err := json.Unmarshal(b, &vm); err != nil {
+		return VM{}, fmt.Errorf("record of VM %s: %w", id, err)
+	}
+	if vm.Format != recordFormat || vm.ID != id {
+		return VM{}, fmt.Errorf("record of VM %s: format %d of VM %s; this program reads format %d", id, vm.Format, vm.ID, recordFormat)
+	}
+	return vm, nil
+}
+
+// writeVM commits a record.
+func (s *Store) writeVM(vm VM) error {
+	b, err := json.MarshalIndent(vm, "", "  ")
+	if err != nil {
+		return fmt.Errorf("encode record of VM %s: %w", vm.Name, err)
+	}
+	return durable.WriteFile(s.fsys, recordFile(vm.ID), b, 0o600)
+}
+
+// writeManifest stores a signed manifest and returns its name.
+func (s *Store) writeManifest(m image.Verified) (string, error) {
+	sum := sha256.Sum256(m.Envelope())
+	name := hex.EncodeToString(sum[:])
+	file := manifestsDir + "/" + name + ".json"
+	if _, err := s.fsys.Stat(file); err == nil {
+		return name, nil
+	} else if !errors.Is(err, fs.ErrNotExist) {
+		return "", err
+	}
+	return name, durable.WriteFile(s.fsys, file, m.Envelope(), 0o600)
+}
+
+// Manifest returns the signed manifest of a deployment, checked against the trusted keys.
+func (s *Store) Manifest(d Deployment, trusted ...image.PublicKey) (image.Verified, error) {
+	b, err := durable.ReadFile(s.fsys, manifestsDir+"/"+d.Manifest+".json", image.MaxEnvelopeSize)
+	if err != nil {
+		return image.Verified{}, fmt.Errorf("manifest of version %d: %w", d.Version, err)
+	}
+	return image.VerifyManifest(b, trusted...)
+}

@@ -1,0 +1,240 @@
+package deploy
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"slices"
+	"sync"
+
+	"disksync/image"
+	"disksync/internal/problem"
+	"disksync/layer"
+	"disksync/vhd"
+)
+
+// VerifyResult says what a check of a VM's disks found.
+type VerifyResult struct {
+	VM      string        `json:"vm"`
+	Version image.Version `json:"version"`
+	Blocks  int           `json:"blocks"` // compared with their digests
+	Bad     []BadBlock    `json:"bad"`
+	// Changed are disks that the VM has written to since it was deployed. That is as it should be.
+	Changed []image.Role `json:"changed"`
+}
+
+// BadBlock is a block of an installed disk that is not what it was.
+type BadBlock struct {
+	Role  image.Role    `json:"role"`
+	State image.StateID `json:"state"` // whose VHD it is in
+	Block int           `json:"block"` // -1: the VHD as a whole cannot be read
+	Why   string        `json:"why"`
+}
+
+// Verify reads the golden disks of a VM's current version, past the system's memory where it allows, and compares every block
+// with the digests that the signed manifest names.
+func (s *Store) Verify(ctx context.Context, name string, t *Tally, trusted ...image.PublicKey) (*VerifyResult, error) {
+	vm, err := s.VM(name)
+	if err != nil {
+		return nil, err
+	}
+	m, err := s.Manifest(vm.Current, trusted...)
+	if err != nil {
+		return nil, problem.New("DS-MANIFEST", problem.Untrusted, err, "the stored manifest of VM "+name+" is not good",
+			"the disks were not touched", "deploy the version again with `download`")
+	}
+	res := &VerifyResult{VM: name, Version: vm.Current.Version, Bad: []BadBlock{}, Changed: []image.Role{}}
+	states, err := s.stateNames(m.Manifest())
+	if err != nil {
+		return nil, err
+	}
+	for _, d := range vm.Current.Disks {
+		v := &verifier{store: s, role: d.Role, states: states, res: res, tally: t}
+		if err := v.disk(ctx, d); err != nil {
+			return nil, fmt.Errorf("%s disk: %w", d.Role, err)
+		}
+		changed, err := s.leafChanged(d.Leaf)
+		if err != nil {
+			return nil, fmt.Errorf("%s disk: %w", d.Role, err)
+		}
+		if changed {
+			res.Changed = append(res.Changed, d.Role)
+		}
+	}
+	return res, nil
+}
+
+// verifier checks the golden VHDs of one disk, from the bottom of the chain up, so that what is found wrong in one is its own
+// fault and not its parent's.
+type verifier struct {
+	store  *Store
+	role   image.Role
+	states map[image.UUID]image.StateID
+	tally  *Tally
+
+	mu  sync.Mutex
+	res *VerifyResult // its Blocks and Bad
+}
+
+// stateNames tells which state each golden VHD holds: those that the manifest names, and those whose digest lists are here.
+func (s *Store) stateNames(m *image.Manifest) (map[image.UUID]image.StateID, error) {
+	out := map[image.UUID]image.StateID{}
+	for _, d := range m.Disks {
+		for _, l := range d.Layers {
+			out[image.VHDUUID(l.To)] = l.To
+		}
+	}
+	here, err := s.States()
+	for _, id := range here {
+		out[image.VHDUUID(id)] = id
+	}
+	return out, err
+}
+
+func (v *verifier) bad(state image.StateID, block int, err error) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.res.Bad = append(v.res.Bad, BadBlock{v.role, state, block, err.Error()})
+}
+
+func (v *verifier) disk(ctx context.Context, d InstalledDisk) error {
+	ids, err := v.store.ancestors(d.Base)
+	if err != nil {
+		v.bad(d.State, -1, err)
+		return nil
+	}
+	for _, id := range slices.Backward(ids) {
+		if err := v.vhd(ctx, id, v.states[id]); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// vhd checks the blocks that one file holds, and that the chain as a whole lacks none.
+func (v *verifier) vhd(ctx context.Context, id image.UUID, state image.StateID) error {
+	st, err := v.store.State(state)
+	if err != nil {
+		v.bad(state, -1, err)
+		return nil
+	}
+	c, err := v.store.openChain(id)
+	if err != nil {
+		v.bad(state, -1, err)
+		return nil
+	}
+	defer c.Close()
+	for _, f := range c.files {
+		f.DropCache()
+	}
+	top := c.Members()[0]
+	v.tally.begin(StageChecksum, v.role, int64(len(st.Blocks))*image.BlockSize)
+	return inParallel(ctx, len(st.Blocks), func(block int, b []byte) error {
+		defer v.tally.add(image.BlockSize)
+		if !top.Allocated(block) && held(c.Members()[1:], block) {
+			return nil // checked with the parent that holds it
+		}
+		err := readBlock(c, b, block)
+		if err == nil {
+			err = layer.CheckBlock(b, block, st.Blocks[block])
+		}
+		if err != nil {
+			v.bad(state, block, err)
+		}
+		v.mu.Lock()
+		defer v.mu.Unlock()
+		v.res.Blocks++
+		return nil
+	})
+}
+
+// held reports whether one of the files has the block.
+func held(members []*vhd.Image, block int) bool {
+	return slices.ContainsFunc(members, func(m *vhd.Image) bool {
+		return int64(block)*image.BlockSize < m.Size() && m.Allocated(block)
+	})
+}
+
+// Damaged returns an error for people when the result has bad blocks.
+func (r *VerifyResult) Damaged() error {
+	if len(r.Bad) == 0 {
+		return nil
+	}
+	return problem.New("DS-DISK-DAMAGED", problem.Damaged, nil,
+		fmt.Sprintf("%d of %d blocks of VM %s are damaged, the first one: %s", len(r.Bad), r.Blocks, r.VM, r.Bad[0].Why),
+		"nothing was changed", "run `verify "+r.VM+" --repair`, which gets good copies of the damaged blocks")
+}
+
+// Export writes the current content of a VM's disk, with what the VM has written, to out, which must be empty: sparse where
+// it is zero. Blocks that the VM has not written to are compared with their digests.
+func (s *Store) Export(ctx context.Context, name string, r image.Role, out io.WriterAt, t *Tally) (int64, error) {
+	vm, err := s.VM(name)
+	if err != nil {
+		return 0, err
+	}
+	d, ok := vm.Current.Disk(r)
+	if !ok {
+		return 0, problem.New("DS-NO-DISK", problem.NotFound, nil, fmt.Sprintf("VM %s has no %s disk", name, r), "", "")
+	}
+	st, err := s.State(d.State)
+	if err != nil {
+		return 0, err
+	}
+	c, err := s.openChain(d.Leaf)
+	if err != nil {
+		return 0, err
+	}
+	defer c.Close()
+	t.begin(StageTransfer, r, c.Size())
+	e := &exporter{chain: c, state: st, out: out, tally: t}
+	if err := inParallel(ctx, image.BlockCount(c.Size()), e.block); err != nil {
+		return 0, err
+	}
+	return c.Size(), nil
+}
+
+type exporter struct {
+	chain *chain
+	state image.State
+	out   io.WriterAt
+	tally *Tally
+}
+
+func (e *exporter) block(block int, b []byte) error {
+	if err := readBlock(e.chain, b, block); err != nil {
+		return err
+	}
+	start := int64(block) * image.BlockSize
+	n := min(image.BlockSize, e.chain.Size()-start)
+	own, err := e.owned(start, n)
+	if err != nil {
+		return err
+	}
+	if !own {
+		if err := layer.CheckBlock(b, block, e.state.Block(block)); err != nil {
+			return problem.New("DS-DISK-DAMAGED", problem.Damaged, err, "the installed disk is damaged", "nothing was changed",
+				"run `verify --repair` on the VM first")
+		}
+	}
+	defer e.tally.add(n)
+	if image.IsZero(b[:n]) {
+		return nil
+	}
+	if _, err := e.out.WriteAt(b[:n], start); err != nil {
+		return fmt.Errorf("write: %w", err)
+	}
+	return nil
+}
+
+// owned reports whether the VM has written into a range of the disk.
+func (e *exporter) owned(start, n int64) (bool, error) {
+	for x, err := range e.chain.Extents(start, n) {
+		if err != nil {
+			return false, err
+		}
+		if x.Member == 0 {
+			return true, nil
+		}
+	}
+	return false, nil
+}

@@ -1,0 +1,168 @@
+package endpoint
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"disksync/cache"
+	"disksync/config"
+	"disksync/deploy"
+	"disksync/internal/durable"
+	"disksync/internal/problem"
+)
+
+// Options configures an Engine. Dir is required.
+type Options struct {
+	Dir string // the state folder; made when it is not there
+	// Log gets one line an operation and more at Debug; nil: nothing is logged.
+	Log *slog.Logger
+	// Finder finds media; the zero value looks at this machine.
+	Finder cache.Finder
+	// GiveUp is how long the line may be interrupted before an operation ends with an error; 0: it never does.
+	GiveUp time.Duration
+	// Now tells the time; nil: time.Now.
+	Now func() time.Time
+}
+
+// Engine is safe for concurrent use.
+type Engine struct {
+	dir    string
+	fsys   durable.FS
+	store  *deploy.Store
+	config *config.Store
+	log    *slog.Logger
+	finder cache.Finder
+	giveUp time.Duration
+	now    func() time.Time
+	unlock func() error
+
+	live  context.Context // ends with Close; operations run below it
+	stop  context.CancelFunc
+	work  sync.WaitGroup
+	watch *watchers
+
+	mu           sync.Mutex
+	registration *Registration
+	login        *Login
+	seen         map[string]seenImage
+	operations   []*Operation // in the order of their creation
+	running      int
+}
+
+// Open opens the state folder for this process alone. Operations that an earlier process left unfinished are there, stopped.
+func Open(ctx context.Context, o Options) (*Engine, error) {
+	fsys, err := durable.MakeDirs(o.Dir, 0o700)
+	if err != nil {
+		return nil, fmt.Errorf("state folder: %w", err)
+	}
+	unlock, err := durable.Lock(o.Dir)
+	if errors.Is(err, durable.ErrLocked) {
+		return nil, problem.New("DS-IN-USE", problem.Busy, err, "cannot use the state folder", "nothing was changed",
+			"leave out --standalone to work through the service that has it, or wait for the other command to end")
+	}
+	if err != nil {
+		return nil, fmt.Errorf("state folder: %w", err)
+	}
+	if o.Dir, err = filepath.Abs(o.Dir); err != nil {
+		return nil, errors.Join(err, unlock())
+	}
+	e, err := open(ctx, o, fsys)
+	if err != nil {
+		return nil, errors.Join(err, unlock())
+	}
+	e.unlock = unlock
+	return e, nil
+}
+
+func open(ctx context.Context, o Options, fsys durable.FS) (*Engine, error) {
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	e := &Engine{
+		dir: o.Dir, fsys: fsys, log: o.Log, finder: o.Finder, giveUp: o.GiveUp, now: o.Now, watch: newWatchers(),
+		seen: map[string]seenImage{},
+	}
+	var err error
+	if e.config, err = config.Open(fsys); err != nil {
+		return nil, problem.New("DS-SETTINGS", problem.Damaged, err, "the settings cannot be read", "nothing was changed",
+			fmt.Sprintf("mend %s, or remove it to have the defaults", filepath.Join(o.Dir, config.File)))
+	}
+	if e.store, err = deploy.OpenStore(fsys, o.Now); err != nil {
+		return nil, err
+	}
+	if err := durable.RemoveTemps(fsys, "."); err != nil {
+		return nil, err
+	}
+	if err := readJSON(fsys, registrationFile, &e.registration); err != nil {
+		return nil, err
+	}
+	if err := readJSON(fsys, loginFile, &e.login); err != nil {
+		return nil, err
+	}
+	if err := readJSON(fsys, seenFile, &e.seen); err != nil {
+		return nil, err
+	}
+	if err := e.loadOperations(); err != nil {
+		return nil, err
+	}
+	e.live, e.stop = context.WithCancel(context.WithoutCancel(ctx))
+	return e, nil
+}
+
+// Close stops all operations, keeping what they did, and closes the state folder.
+func (e *Engine) Close() error {
+	e.stop()
+	e.work.Wait()
+	return e.unlock()
+}
+
+// Dir returns the state folder.
+func (e *Engine) Dir() string { return e.dir }
+
+// Settings returns the settings in force.
+func (e *Engine) Settings() config.Settings { return e.config.Current() }
+
+// Set changes a setting for good. Whether the caller may is for the front door to say.
+func (e *Engine) Set(name string, v any) error {
+	if err := e.config.Set(name, v); err != nil {
+		return err
+	}
+	e.log.Info("setting changed", "name", name, "value", v)
+	return nil
+}
+
+const maxStateFile = 16 << 20
+
+// readJSON reads a file of the state folder; one that is not there leaves v as it is.
+func readJSON(fsys durable.FS, name string, v any) error {
+	b, err := durable.ReadFile(fsys, name, maxStateFile)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if err := json.Unmarshal(b, v); err != nil {
+		return problem.New("DS-STATE", problem.Damaged, err, "the file "+name+" in the state folder is damaged",
+			"disks and VMs are not touched", "move the file away and repeat what it stood for (register, log in)")
+	}
+	return nil
+}
+
+func writeJSON(fsys durable.FS, name string, v any) error {
+	b, err := json.MarshalIndent(v, "", "  ")
+	if err != nil {
+		return fmt.Errorf("encode %s: %w", name, err)
+	}
+	return durable.WriteFile(fsys, name, b, 0o600)
+}

@@ -1,0 +1,131 @@
+package endpoint
+
+import (
+	"context"
+	"fmt"
+	"strings"
+
+	"disksync/cache"
+	"disksync/config"
+	"disksync/internal/problem"
+)
+
+// MediumInfo describes a medium to people.
+type MediumInfo struct {
+	cache.Medium
+	Used  bool     `json:"used"`            // the settings allow its use
+	Found string   `json:"found,omitempty"` // what was recognised on it
+	Notes []string `json:"notes,omitempty"`
+}
+
+// media returns the media to look at: the folders that somebody named, then what is mounted, each only as far as the settings
+// allow its kind. A folder that is named counts as a USB medium unless it is on a disc, or "dvd:" stands before it: what IT has
+// turned off stays off, whoever asks.
+func (e *Engine) media(named []string) (use []cache.Medium, notes []string, err error) {
+	var all []cache.Medium
+	for _, s := range named {
+		m, err := e.namedMedium(s)
+		if err != nil {
+			return nil, nil, err
+		}
+		all = append(all, m)
+	}
+	found, err := e.finder.Find()
+	if err != nil {
+		// Without a list of mounts there are the named ones still.
+		notes = append(notes, err.Error())
+	}
+	all = append(all, found...)
+	seen := map[string]bool{}
+	for _, m := range all {
+		if seen[m.Dir] {
+			continue
+		}
+		seen[m.Dir] = true
+		if s := setting(m.Kind); !e.Settings().Bool(s) {
+			notes = append(notes, fmt.Sprintf("%s is not used: the administrator has turned %s off", m.Dir, s))
+			continue
+		}
+		use = append(use, m)
+	}
+	return use, notes, nil
+}
+
+// setting returns the name of the setting that allows a kind of medium.
+func setting(k cache.Kind) string {
+	if k == cache.DVD {
+		return config.EnableDVDCache
+	}
+	return config.EnableUSBCache
+}
+
+// namedMedium reads FOLDER, usb:FOLDER or dvd:FOLDER.
+func (e *Engine) namedMedium(s string) (cache.Medium, error) {
+	if dir, ok := strings.CutPrefix(s, "usb:"); ok {
+		return cache.Medium{Kind: cache.USB, Dir: dir}, nil
+	}
+	if dir, ok := strings.CutPrefix(s, "dvd:"); ok {
+		return cache.Medium{Kind: cache.DVD, Dir: dir}, nil
+	}
+	if s == "" {
+		return cache.Medium{}, problem.New("DS-USAGE", problem.Usage, nil, "--media needs a folder", "", "")
+	}
+	return cache.Medium{Kind: e.finder.KindOf(s), Dir: s}, nil
+}
+
+// scanMedia looks through the media. One that cannot be read is left out with a note. The caller closes the inventories.
+func (e *Engine) scanMedia(ctx context.Context, named []string) (invs []*cache.Inventory, notes []string, err error) {
+	use, notes, err := e.media(named)
+	if err != nil {
+		return nil, nil, err
+	}
+	for _, m := range use {
+		inv, err := cache.Scan(ctx, m)
+		if ctx.Err() != nil {
+			closeAll(invs)
+			return nil, nil, context.Cause(ctx)
+		}
+		if err != nil {
+			notes = append(notes, fmt.Sprintf("%s is not used: %v", m.Dir, err))
+			continue
+		}
+		invs = append(invs, inv)
+	}
+	return invs, notes, nil
+}
+
+func closeAll(invs []*cache.Inventory) {
+	for _, inv := range invs {
+		inv.Close()
+	}
+}
+
+// Media describes the media that are there, and the named folders.
+func (e *Engine) Media(ctx context.Context, named []string) ([]MediumInfo, error) {
+	out := []MediumInfo{}
+	var all []cache.Medium
+	for _, s := range named {
+		m, err := e.namedMedium(s)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, m)
+	}
+	found, err := e.finder.Find()
+	if err != nil {
+		return nil, err
+	}
+	for _, m := range append(all, found...) {
+		info := MediumInfo{Medium: m, Used: e.Settings().Bool(setting(m.Kind))}
+		inv, err := cache.Scan(ctx, m)
+		if err != nil {
+			info.Notes = []string{err.Error()}
+			out = append(out, info)
+			continue
+		}
+		info.Found, info.Notes = inv.Summary(), inv.Notes
+		inv.Close()
+		out = append(out, info)
+	}
+	return out, nil
+}

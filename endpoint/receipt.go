@@ -1,0 +1,77 @@
+package endpoint
+
+import (
+	"path/filepath"
+
+	"disksync/deploy"
+	"disksync/image"
+)
+
+// Receipt says what an operation did. Its JSON form is what the command line prints with --json.
+type Receipt struct {
+	Operation image.UUID    `json:"operation"`
+	Kind      Kind          `json:"kind"`
+	VM        string        `json:"vm"`
+	Image     string        `json:"image"`
+	Version   image.Version `json:"version"`            // the VM has now
+	Previous  image.Version `json:"previous,omitempty"` // it had before
+	// Nothing says why there was nothing to do.
+	Nothing string     `json:"nothing,omitempty"`
+	Path    []PathStep `json:"path"`
+	deploy.Outcome
+	Wire    int64                `json:"wire"` // bytes over the line in both directions, with all that TLS and HTTP add
+	Seconds float64              `json:"seconds"`
+	Disks   []DiskReceipt        `json:"disks"`
+	Verify  *deploy.VerifyResult `json:"verify,omitempty"` // of a check
+	Notes   []string             `json:"notes,omitempty"`
+	Kept    []image.UUID         `json:"kept,omitempty"` // VHDs with changes of the user, whose version is gone
+}
+
+// PathStep is one layer of the way that was taken.
+type PathStep struct {
+	Role  image.Role    `json:"role"`
+	Layer image.LayerID `json:"layer"`
+	From  image.StateID `json:"from"`
+	To    image.StateID `json:"to"`
+}
+
+// DiskReceipt says where a disk is now.
+type DiskReceipt struct {
+	Role  image.Role    `json:"role"`
+	Size  int64         `json:"size"`
+	State image.StateID `json:"state"`
+	Base  string        `json:"base"` // file of the golden VHD
+	Leaf  string        `json:"leaf"` // file of the VHD that the VM writes to
+}
+
+func pathOf(p *deploy.Plan) []PathStep {
+	out := []PathStep{}
+	for _, d := range p.Disks {
+		for _, st := range d.Steps {
+			out = append(out, PathStep{Role: d.Role, Layer: st.Layer, From: st.From, To: st.To})
+		}
+	}
+	return out
+}
+
+// addDisks says where the VM's disks are.
+func (r *Receipt) addDisks(e *Engine, vm string) error {
+	rec, err := e.store.VM(vm)
+	if err != nil {
+		return err
+	}
+	r.Disks = e.diskReceipts(rec.Current)
+	return nil
+}
+
+func (e *Engine) diskReceipts(d deploy.Deployment) []DiskReceipt {
+	out := []DiskReceipt{}
+	for _, k := range d.Disks {
+		out = append(out, DiskReceipt{
+			Role: k.Role, Size: k.Size, State: k.State,
+			Base: filepath.Join(e.dir, filepath.FromSlash(deploy.Path(k.Base))),
+			Leaf: filepath.Join(e.dir, filepath.FromSlash(deploy.Path(k.Leaf))),
+		})
+	}
+	return out
+}
