@@ -3,7 +3,9 @@ package main
 import (
 	"fmt"
 	"os"
+	"path/filepath"
 	"strconv"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -32,7 +34,10 @@ func (f *transferFlags) add(c *cobra.Command, withVersion bool) {
 
 // run plans or runs a request and prints the outcome.
 func (f *transferFlags) run(cmd *cobra.Command, d door, r endpoint.Request) error {
-	r.Media = f.media
+	var err error
+	if r.Media, err = absolute(f.media); err != nil {
+		return err
+	}
 	if f.version != "" {
 		v, err := image.ParseVersion(f.version)
 		if err != nil {
@@ -54,6 +59,30 @@ func (f *transferFlags) run(cmd *cobra.Command, d door, r endpoint.Request) erro
 	return runAndReport(cmd, f.asJSON, func(show func(endpoint.Status)) (*endpoint.Receipt, error) {
 		return d.Run(cmd.Context(), r, show)
 	})
+}
+
+// absolute makes the folders of media absolute: the service does not run where the user stands.
+func absolute(media []string) ([]string, error) {
+	var out []string
+	for _, m := range media {
+		kind := ""
+		for _, prefix := range []string{"usb:", "dvd:"} {
+			if strings.HasPrefix(m, prefix) {
+				kind, m = prefix, strings.TrimPrefix(m, prefix)
+			}
+		}
+		dir, err := filepath.Abs(m)
+		if err != nil {
+			return nil, err
+		}
+		if st, err := os.Stat(dir); err != nil {
+			return nil, problem.New("DS-MEDIA", problem.NotFound, err, "there is no medium at "+m, "nothing was changed", "plug it in and mount it, or leave out --media")
+		} else if !st.IsDir() {
+			return nil, cli.UsageError("%s is not a folder", m)
+		}
+		out = append(out, kind+dir)
+	}
+	return out, nil
 }
 
 // runAndReport shows the progress of an operation and prints its receipt.

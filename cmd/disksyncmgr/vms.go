@@ -104,7 +104,11 @@ func newMedia(o *options) *cobra.Command {
 		Use: "media", Short: "List removable media and what is on them", Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return o.with(cmd.Context(), func(d door) error {
-				media, err := d.Media(cmd.Context(), folders)
+				named, err := absolute(folders)
+				if err != nil {
+					return err
+				}
+				media, err := d.Media(cmd.Context(), named)
 				if err != nil {
 					return err
 				}
