@@ -1,9 +1,6 @@
 package vhd
 
-import (
-	"math/bits"
-	"sync"
-)
+import "sync"
 
 // bitmap is a block's sector bitmap: bit 7 of byte 0 is sector 0; 1 means that the sector is here.
 type bitmap []byte
@@ -34,20 +31,6 @@ func (b bitmap) set(s, n int64) {
 	for i := s; i < s+n; i++ {
 		b[i/8] |= 0x80 >> (i % 8)
 	}
-}
-
-// count returns the number of bits that are set among the first n.
-func (b bitmap) count(n int64) int {
-	total := 0
-	for _, v := range b[:n/8] {
-		total += bits.OnesCount8(v)
-	}
-	for i := n / 8 * 8; i < n; i++ {
-		if b.get(i) {
-			total++
-		}
-	}
-	return total
 }
 
 // bitmapCache keeps the bitmaps read last, so that sequential readers read each once. It is safe for concurrent use.

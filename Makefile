@@ -1,0 +1,50 @@
+# Two commands are for everybody: "make demo" shows what this is, "make test" shows that it works. The others are for developers.
+GO ?= go
+
+# The race detector needs a C compiler; the programs themselves are built without one.
+RACE = CGO_ENABLED=1 $(GO) test -race
+# Test programs of the race detector pause for a second at their end unless told not to.
+export GORACE = atexit_sleep_ms=0
+
+FUZZTIME ?= 10m
+PARSERS = \
+	vhd:FuzzOpen layer:FuzzReadIndex image:FuzzVerifyManifest image:FuzzParseState cache:FuzzScan xec:FuzzParseValue
+
+.PHONY: demo test build gate fuzz soak bench clean
+
+demo:
+	@scripts/setup demo
+	@$(GO) run ./internal/demo
+
+test:
+	@scripts/setup test
+	$(RACE) ./...
+
+build:
+	CGO_ENABLED=0 $(GO) build -trimpath -o bin/ ./cmd/...
+
+# What a change must pass besides the tests.
+gate:
+	@test -z "$$(gofmt -l .)" || { echo "not formatted:"; gofmt -l .; exit 1; }
+	$(GO) vet ./...
+	$(GO) tool staticcheck ./...
+	$(GO) mod tidy -diff
+	CGO_ENABLED=0 $(GO) build ./...
+
+# Each parser of foreign bytes, for FUZZTIME.
+fuzz:
+	@for p in $(PARSERS); do \
+		echo "fuzz $$p"; \
+		$(GO) test ./$${p%%:*} -run '^$$' -fuzz "^$${p##*:}$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 20x || exit 1; \
+	done
+
+# The long versions of tests that are sampled in "make test".
+soak:
+	@scripts/setup test
+	DISKSYNC_SOAK=1 DISKSYNC_KILL_ROUNDS=500 $(RACE) -timeout 12h ./...
+
+bench:
+	$(GO) test -run '^$$' -bench . -benchtime 5x ./...
+
+clean:
+	rm -rf bin
