@@ -83,42 +83,63 @@ func TestDiskModel(t *testing.T) {
 // TestDiskPowerLoss cuts the power after every single write of a run, with none, some or all of the unsynced sectors kept.
 // Afterwards the file must open, and every sector must hold what was synced or something written since.
 func TestDiskPowerLoss(t *testing.T) {
+	t.Parallel()
 	for _, depth := range []int{0, 1} {
 		t.Run(fmt.Sprintf("depth %d", depth), func(t *testing.T) {
-			total := powerLossRun(t, depth, 1<<30, 0)
+			r := newPowerLossRun(t, depth)
+			total := r.play(t, 1<<30, 0, 0)
 			if total < 50 {
 				t.Fatalf("only %d steps, the run is too short to mean something", total)
 			}
 			for cut := 1; cut <= total; cut++ {
-				for seed := range uint64(6) {
-					powerLossRun(t, depth, cut, seed)
-				}
+				r.play(t, cut, 0, 0)
+				r.play(t, cut, 1, 0)
+				r.play(t, cut, 0.5, 1)
+				r.play(t, cut, 0.5, 2)
 			}
 		})
 	}
 }
 
-// powerLossRun plays a fixed sequence of writes and syncs until the file's operation number cut fails, cuts the power there
-// and checks the file. It returns the number of operations.
-func powerLossRun(t *testing.T, depth, cut int, seed uint64) int {
-	const size = 9*testBlock + 3*512
-	leaf, parents, model := newChainFiles(t, size, depth)
-	leaf.ops, leaf.failAt = 0, cut
-	d := openDisk(t, leaf, parents...)
-	durable := bytes.Clone(model)
-	r := rand.New(rand.NewPCG(1, 1)) // the same run every time
-	since := []write(nil)            // since the last Sync that returned
+// powerLossRun is a fixed sequence of writes, with a sync after every fourth.
+type powerLossRun struct {
+	leaf    []byte // the file at the start
+	parents []*vhd.Image
+	model   []byte // the disk at the start
+	writes  []write
+}
+
+const powerLossSize = 9*testBlock + 3*512
+
+func newPowerLossRun(t *testing.T, depth int) *powerLossRun {
+	leaf, parents, model := newChainFiles(t, powerLossSize, depth)
+	run := &powerLossRun{leaf: leaf.data, parents: parents, model: model}
+	r := rand.New(rand.NewPCG(1, 1))
 	for i := range 40 {
-		off := r.Int64N(size/512) * 512
-		p := noise(int(min(size-off, r.Int64N(2*testBlock/512)*512)), uint64(i))
-		since = append(since, write{off, p})
-		_, err := d.WriteAt(p, off)
+		off := r.Int64N(powerLossSize/512) * 512
+		n := min(powerLossSize-off, r.Int64N(2*testBlock/512)*512)
+		run.writes = append(run.writes, write{off, noise(int(n), uint64(i))})
+	}
+	return run
+}
+
+// play plays the sequence until the file's operation number cut fails, cuts the power there and checks the file. It returns the
+// number of operations.
+func (p *powerLossRun) play(t *testing.T, cut int, keep float64, seed uint64) int {
+	leaf := &memFile{data: bytes.Clone(p.leaf), synced: p.leaf, failAt: cut}
+	d := openDisk(t, leaf, p.parents...)
+	model, durable := bytes.Clone(p.model), bytes.Clone(p.model)
+	since := []write(nil) // since the last Sync that returned
+	for i, w := range p.writes {
+		since = append(since, w)
+		_, err := d.WriteAt(w.b, w.off)
 		if err == nil {
-			copy(model[off:], p)
+			copy(model[w.off:], w.b)
 		}
 		if i%4 == 3 && err == nil {
 			if err = d.Sync(); err == nil {
-				durable, since = bytes.Clone(model), nil
+				copy(durable, model)
+				since = nil
 			}
 		}
 		if errors.Is(err, errInjected) {
@@ -128,10 +149,9 @@ func powerLossRun(t *testing.T, depth, cut int, seed uint64) int {
 			t.Fatal(err)
 		}
 	}
-	keep := []float64{0, 1, 0.5}[seed%3]
 	after := leaf.afterPowerLoss(keep, rand.New(rand.NewPCG(uint64(cut), seed)))
-	got := readAll(t, openDisk(t, after, parents...), size)
-	for s := int64(0); s < size; s += 512 {
+	got := readAll(t, openDisk(t, after, p.parents...), powerLossSize)
+	for s := int64(0); s < powerLossSize; s += 512 {
 		if !plausible(got[s:s+512], s, durable, since) {
 			t.Fatalf("cut at %d, keep %v: sector %d holds what nobody wrote there last", cut, keep, s/512)
 		}
