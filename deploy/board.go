@@ -4,13 +4,15 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 
 	"disksync/image"
 )
 
-// Rules for giving up on a source for the rest of a transfer. A scratched disc has bad places and good ones; a stick that
-// gives nothing any more has only bad ones.
+// Rules for giving up on a medium for the rest of a transfer. A scratched disc has bad places and good ones; a stick that
+// gives nothing any more has only bad ones. This machine's own disks are never given up: asking them costs next to nothing, and
+// every block that they have need not come over the network. Neither is the Synchronizer, behind which there is nobody.
 const (
 	maxRowOfFailures = 5
 	// networkTries is how often the Synchronizer may give the same block wrong.
@@ -19,7 +21,7 @@ const (
 
 // board knows which blocks are still to be got and which source is to get each: the first in the order of preference that
 // claims to have it and has not failed to give it. A block that fails moves on to the next source alone; when a source is
-// given up, all that it had not yet delivered moves on. It is safe for concurrent use.
+// given up, all that it has not yet delivered moves on. It is safe for concurrent use.
 type board struct {
 	sources []*sourceState
 
@@ -46,8 +48,9 @@ type sourceState struct {
 }
 
 type blockState struct {
-	source int // the one that has it now
-	tries  int // with that source
+	source int  // the one that has it now
+	tries  int  // with that source
+	inHand bool // a worker has it, as that source delivered it
 	failed bool
 	final  bool // done, or no source is left
 }
@@ -79,7 +82,11 @@ var errNoSource = errors.New("no source has it")
 func (b *board) moveOn(d image.Digest, st *blockState, why error) {
 	for i := st.source + 1; i < len(b.sources); i++ {
 		s := b.sources[i]
-		if _, ok := s.Holds(d); !ok || s.dead != nil {
+		if _, ok := s.Holds(d); !ok {
+			continue
+		}
+		if s.dead != nil {
+			why = fmt.Errorf("%s: %w", s.Name(), s.dead) // it would have been the one to give the block
 			continue
 		}
 		st.source, st.tries = i, 0
@@ -107,15 +114,21 @@ func (b *board) take(i int, cancel context.CancelFunc) []image.Digest {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	s := b.sources[i]
-	for len(s.queue) == 0 && b.left > 0 && s.dead == nil {
-		b.change.Wait()
+	for {
+		for len(s.queue) == 0 && b.left > 0 && s.dead == nil {
+			b.change.Wait()
+		}
+		if s.dead != nil || b.left <= 0 {
+			return nil
+		}
+		// A block that moved here may have arrived meanwhile from where it was before.
+		batch := slices.DeleteFunc(s.queue, func(d image.Digest) bool { return b.blocks[d].final })
+		s.queue = nil
+		if len(batch) > 0 {
+			s.cancel = cancel
+			return batch
+		}
 	}
-	if s.dead != nil || b.left <= 0 {
-		return nil
-	}
-	batch := s.queue
-	s.queue, s.cancel = nil, cancel
-	return batch
 }
 
 // stop wakes everybody who waits; nothing is handed out any more.
@@ -126,20 +139,43 @@ func (b *board) stop() {
 	b.change.Broadcast()
 }
 
-// done notes that a block from source i is in its place.
-func (b *board) done(i int, d image.Digest, bytes int64) (healed bool) {
+// handOver notes that a worker is about to get a block from source i.
+func (b *board) handOver(i int, d image.Digest) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if st := b.blocks[d]; st.source == i {
+		st.inHand = true
+	}
+}
+
+// takeBack notes that no worker took the block after all, because the source was given up or everything ends.
+func (b *board) takeBack(i int, d image.Digest) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	s, st := b.sources[i], b.blocks[d]
+	if st.source != i || st.final {
+		return
+	}
+	st.inHand = false
+	if s.dead != nil {
+		b.moveOn(d, st, fmt.Errorf("%s: %w", s.Name(), s.dead))
+	}
+}
+
+// done notes that a block from source i is in its place. first is false when another source was faster.
+func (b *board) done(i int, d image.Digest, bytes int64) (first, healed bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	s, st := b.sources[i], b.blocks[d]
 	s.inARow = 0
 	s.bytes += bytes
 	if st.final {
-		return false // it had moved on to another source meanwhile, which was faster
+		return false, false
 	}
 	s.good++
 	st.final = true
 	b.finishOne()
-	return st.failed
+	return true, st.failed
 }
 
 // fail notes that source i gave a block wrong or not at all. The block goes to the next source, and the source is given up when
@@ -148,21 +184,21 @@ func (b *board) fail(i int, d image.Digest, bytes int64, why error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	s, st := b.sources[i], b.blocks[d]
+	s.bytes += bytes
 	if st.final || st.source != i {
 		return
 	}
-	s.bytes += bytes
 	s.bad++
 	s.inARow++
-	st.failed = true
+	st.failed, st.inHand = true, false
 	st.tries++
-	if st.tries < s.tries {
+	if st.tries < s.tries && s.dead == nil {
 		s.queue = append(s.queue, d)
 		b.change.Broadcast()
 	} else {
 		b.moveOn(d, st, fmt.Errorf("%s: %w", s.Name(), why))
 	}
-	if s.Kind() != Network && s.inARow >= maxRowOfFailures {
+	if (s.Kind() == USB || s.Kind() == DVD) && s.inARow >= maxRowOfFailures {
 		b.giveUp(i, fmt.Errorf("%d blocks in a row were bad, the last one: %w", s.inARow, why))
 	}
 }
@@ -174,7 +210,7 @@ func (b *board) abandon(i int, why error) {
 	b.giveUp(i, why)
 }
 
-// giveUp moves all blocks of a source on. The caller holds mu.
+// giveUp moves all blocks of a source on, but for those that workers have. The caller holds mu.
 func (b *board) giveUp(i int, why error) {
 	s := b.sources[i]
 	if s.dead != nil {
@@ -185,7 +221,7 @@ func (b *board) giveUp(i int, why error) {
 		s.cancel()
 	}
 	for d, st := range b.blocks {
-		if !st.final && st.source == i {
+		if !st.final && st.source == i && !st.inHand {
 			b.moveOn(d, st, fmt.Errorf("%s: %w", s.Name(), why))
 		}
 	}

@@ -3,6 +3,7 @@ package deploy
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"slices"
 
 	"disksync/image"
@@ -13,9 +14,18 @@ import (
 // Commit makes installed states the current version of a VM: leaves are created, then the VM's record is replaced. name is the
 // VM's; a VM that is not there is made. What the VM ran before becomes the previous version, with its leaves as they are.
 //
-// When Commit returns an error, the VM is as it was, or, when only the removal of what nobody needs any more failed, the new
-// version is current already; the returned record tells.
+// When Commit returns an error, the VM is as it was, but for two cases: when only the removal of what nobody needs any more
+// failed, the new version is current already, and the returned record tells; when the file system failed in the one step that
+// replaces the record, it may be either, and [Store.VM] tells.
 func (s *Store) Commit(name string, m image.Verified, keep map[image.Role]bool) (VM, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	vm, err := s.commit(name, m, keep)
+	return vm, explainDisk(err, fmt.Sprintf("VM %s was not brought to version %d", name, m.Manifest().Version))
+}
+
+// commit is called with mu held.
+func (s *Store) commit(name string, m image.Verified, keep map[image.Role]bool) (VM, error) {
 	mf := m.Manifest()
 	old, err := s.VM(name)
 	isNew := errors.Is(err, ErrNoVM)
@@ -47,10 +57,7 @@ func (s *Store) Commit(name string, m image.Verified, keep map[image.Role]bool) 
 		}
 		next.Current.Disks = append(next.Current.Disks, d)
 	}
-	dropped, err := s.retire(&next, old.Previous)
-	if err != nil {
-		return old, err
-	}
+	dropped := s.retire(&next, old.Previous)
 	if err := s.writeVM(next); err != nil {
 		return old, err
 	}
@@ -76,10 +83,11 @@ func (s *Store) newDisk(d *image.Disk, old *Deployment, keep map[image.Role]bool
 }
 
 // retire takes leave of a deployment that next no longer names. It returns the VHDs that may then be of no use. A leaf that its
-// user has written to is kept for the user, but for the system disk of a dynamic VM, whose changes are not meant to last.
-func (s *Store) retire(next *VM, gone *Deployment) ([]image.UUID, error) {
+// user has written to is kept for the user, but for the system disk of a dynamic VM, whose changes are not meant to last. So is
+// one that cannot be read: nobody knows what it is worth.
+func (s *Store) retire(next *VM, gone *Deployment) []image.UUID {
 	if gone == nil {
-		return nil, nil
+		return nil
 	}
 	var dropped []image.UUID
 	for _, d := range gone.Disks {
@@ -87,24 +95,20 @@ func (s *Store) retire(next *VM, gone *Deployment) ([]image.UUID, error) {
 			continue
 		}
 		changed, err := s.leafChanged(d.Leaf)
-		if err != nil {
-			return nil, fmt.Errorf("%s disk of version %d: %w", d.Role, gone.Version, err)
-		}
-		if changed && !(gone.Mode == image.Dynamic && d.Role == image.System) {
+		lost := errors.Is(err, fs.ErrNotExist)
+		if (changed || err != nil && !lost) && !(gone.Mode == image.Dynamic && d.Role == image.System) {
 			next.Kept = append(slices.Clone(next.Kept), d.Leaf)
 			continue
 		}
-		ids, err := s.ancestors(d.Leaf)
-		if err != nil {
-			return nil, err
-		}
-		dropped = append(dropped, ids...)
+		dropped = append(dropped, s.rest(d.Leaf)...)
 	}
-	return dropped, nil
+	return dropped
 }
 
 // RollBack makes the previous version the current one again, and the current one the previous. Nothing is fetched.
 func (s *Store) RollBack(name string) (VM, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	vm, err := s.VM(name)
 	if err != nil {
 		return VM{}, err
@@ -124,22 +128,23 @@ func (s *Store) RollBack(name string) (VM, error) {
 	next := vm
 	next.Counter++
 	next.Current, next.Previous = *vm.Previous, &vm.Current
-	return next, s.writeVM(next)
+	if err := s.writeVM(next); err != nil {
+		return vm, explainDisk(err, fmt.Sprintf("VM %s was not rolled back", name))
+	}
+	return next, nil
 }
 
 // Delete removes a VM with everything that nothing else needs. Leaves that its user has written to go with it.
 func (s *Store) Delete(name string) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	vm, err := s.VM(name)
 	if err != nil {
 		return err
 	}
 	var dropped []image.UUID
 	for _, leaf := range vm.leaves() {
-		ids, err := s.ancestors(leaf)
-		if err != nil {
-			return err
-		}
-		dropped = append(dropped, ids...)
+		dropped = append(dropped, s.rest(leaf)...)
 	}
 	if err := durable.Remove(s.fsys, recordFile(vm.ID)); err != nil {
 		return err

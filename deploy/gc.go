@@ -43,7 +43,7 @@ func (vm *VM) leaves() []image.UUID {
 }
 
 // ancestors returns a leaf and what is below it, as far as it is there: a chain with a gap needs what is left of it all the
-// more.
+// more. With an error, the last one is the one that cannot be opened, so that nobody knows what is below it.
 func (s *Store) ancestors(leaf image.UUID) ([]image.UUID, error) {
 	ids := []image.UUID{leaf}
 	seen := map[image.UUID]bool{leaf: true}
@@ -53,12 +53,19 @@ func (s *Store) ancestors(leaf image.UUID) ([]image.UUID, error) {
 			return ids, nil
 		}
 		if err != nil {
-			return nil, err
+			return ids, err
 		}
 		seen[parent] = true
 		ids = append(ids, parent)
 		id = parent
 	}
+}
+
+// rest returns what is left of a leaf that is given up. Of a chain that is damaged what can be found is enough: what stays costs
+// space only.
+func (s *Store) rest(leaf image.UUID) []image.UUID {
+	ids, _ := s.ancestors(leaf)
+	return ids
 }
 
 // parentOf returns the uuid of the parent of a VHD, zero when it has none.
@@ -90,10 +97,15 @@ func (s *Store) openVHD(id image.UUID) (*vhd.Image, durable.File, error) {
 	return nil, nil, fmt.Errorf("disk %s: %w", id, err)
 }
 
-// release removes the VHDs among candidates that no record needs any more. It runs after the commit; what a crash keeps it
-// from removing costs space only, until the same disks are released again.
+// release removes the VHDs among candidates that no record needs any more, or has it done later when somebody holds them (see
+// Hold). It runs after the commit, with mu held; what a crash keeps it from removing costs space only, until the same disks are
+// released again.
 func (s *Store) release(candidates []image.UUID) error {
 	if len(candidates) == 0 {
+		return nil
+	}
+	if s.holders > 0 {
+		s.later = append(s.later, candidates...)
 		return nil
 	}
 	vms, err := s.VMs()

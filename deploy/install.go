@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"runtime"
 	"sync"
-	"sync/atomic"
 
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sync/semaphore"
@@ -23,7 +22,8 @@ const (
 	syncEvery = 128 << 20
 )
 
-// install builds the VHD of one layer from the sources, in the order of preference, checks it and names it.
+// install builds the VHD of one layer from the sources, in the order of preference, checks it and names it. The caller sees to
+// it that nobody else builds the same (see build).
 func (s *Store) install(ctx context.Context, x *layer.Index, from image.State, role image.Role, sources []Source, t *Tally) (*installed, error) {
 	to, err := x.Apply(from)
 	if err != nil {
@@ -51,14 +51,10 @@ func (s *Store) install(ctx context.Context, x *layer.Index, from image.State, r
 
 // nameGolden gives a part that is complete, synced and checked its name: the point at which its state counts as installed.
 func (s *Store) nameGolden(to image.State) error {
-	b, err := to.MarshalBinary()
-	if err != nil {
+	if err := s.writeState(to); err != nil {
 		return err
 	}
 	id := image.VHDUUID(to.ID())
-	if err := durable.WriteFile(s.fsys, stateFile(id), b, 0o600); err != nil {
-		return err
-	}
 	if err := durable.Publish(s.fsys, partFile(id), vhdFile(id)); err != nil {
 		return err
 	}
@@ -118,14 +114,16 @@ func (in *installer) survey(ctx context.Context) error {
 	var total, had int64
 	var mu sync.Mutex
 	kept, zero := 0, 0
-	zeros := make([]byte, image.BlockSize)
+	zeros := getBlock()
+	defer putBlock(zeros)
+	clear(zeros[:])
 	err := eachFrame(ctx, in.x, func(f layer.Frame, b []byte) error {
 		good, err := in.isThere(f, b)
 		if err != nil {
 			return err
 		}
 		if !good && f.Codec == layer.Zero {
-			if err := in.p.put(f.Block, zeros, b); err != nil {
+			if err := in.p.put(f.Block, zeros[:], b); err != nil {
 				return err
 			}
 		}
@@ -181,28 +179,24 @@ func (in *installer) run(ctx context.Context) error {
 	// Waiters on the board hear of the end through stop.
 	stopBoard := context.AfterFunc(ctx, in.board.stop)
 	defer stopBoard()
-	jobs := make(chan job)
-	var fetchers errgroup.Group
+	// jobs is never closed: a source that delivers when its Fetch has ended must not bring everything down.
+	jobs, fetched := make(chan job), make(chan struct{})
+	var fetchers sync.WaitGroup
 	for i := range in.board.sources {
-		fetchers.Go(func() error {
-			in.fetch(ctx, i, jobs)
-			return nil
-		})
+		fetchers.Go(func() { in.fetch(ctx, i, jobs) })
 	}
 	var workers errgroup.Group
 	for range runtime.GOMAXPROCS(0) {
 		workers.Go(func() error {
-			err := in.place(ctx, jobs)
+			err := in.place(ctx, jobs, fetched)
 			if err != nil {
-				cancel(err)
-				for range jobs { //nolint:revive // whoever is sending must not be left waiting
-				}
+				cancel(err) // lets go of those who want to hand over a job
 			}
 			return err
 		})
 	}
-	_ = fetchers.Wait() // their errors are the board's
-	close(jobs)
+	fetchers.Wait()
+	close(fetched)
 	if err := workers.Wait(); err != nil {
 		return err
 	}
@@ -214,36 +208,23 @@ func (in *installer) run(ctx context.Context) error {
 
 // fetch is the life of one source.
 func (in *installer) fetch(ctx context.Context, i int, jobs chan<- job) {
-	s := in.board.sources[i]
 	for {
-		fetchCtx, cancel := context.WithCancel(ctx)
+		ctx, cancel := context.WithCancel(ctx)
 		batch := in.board.take(i, cancel)
 		if batch == nil {
 			cancel()
 			return
 		}
-		var delivered atomic.Int64
-		err := s.Fetch(fetchCtx, batch, func(d image.Digest, f layer.Frame, packed []byte, err error) error {
-			delivered.Add(1)
-			if err != nil {
-				in.board.fail(i, d, 0, err)
-				return fetchCtx.Err()
-			}
-			// A frame larger than the whole budget could never be taken in; none is.
-			if err := in.budget.Acquire(fetchCtx, int64(len(packed))); err != nil {
-				return err
-			}
-			select {
-			case jobs <- job{i, f, packed}:
-				return nil
-			case <-fetchCtx.Done():
-				in.budget.Release(int64(len(packed)))
-				return fetchCtx.Err()
-			}
+		d := &delivery{in: in, source: i, jobs: jobs, open: make(map[image.Digest]bool, len(batch))}
+		for _, b := range batch {
+			d.open[b] = true
+		}
+		err := in.board.sources[i].Fetch(ctx, batch, func(b image.Digest, f layer.Frame, packed []byte, err error) error {
+			return d.take(ctx, b, f, packed, err)
 		})
 		cancel()
-		if err == nil && delivered.Load() < int64(len(batch)) {
-			err = fmt.Errorf("it left out %d blocks that it had", int64(len(batch))-delivered.Load())
+		if n := d.end(); err == nil && n > 0 {
+			err = fmt.Errorf("it left out %d blocks that it had", n)
 		}
 		if err != nil {
 			in.board.abandon(i, err)
@@ -251,18 +232,94 @@ func (in *installer) fetch(ctx context.Context, i int, jobs chan<- job) {
 	}
 }
 
+// delivery is what one Fetch is to bring.
+type delivery struct {
+	in     *installer
+	source int
+	jobs   chan<- job
+
+	mu    sync.Mutex
+	open  map[image.Digest]bool // not yet delivered
+	ended bool
+	busy  sync.WaitGroup // takes of blocks that were open
+}
+
+// take is the deliver of a Fetch.
+func (d *delivery) take(ctx context.Context, b image.Digest, f layer.Frame, packed []byte, err error) error {
+	if !d.begin(b) {
+		return ctx.Err() // it was not asked for, or is here already
+	}
+	defer d.busy.Done()
+	if err == nil && f.Digest != b {
+		err = fmt.Errorf("%w: block %s in the place of %s", layer.ErrCorrupt, f.Digest.Short(), b.Short())
+	}
+	if err != nil {
+		d.in.board.fail(d.source, b, 0, err)
+		return ctx.Err()
+	}
+	n := int64(len(packed))
+	// A frame larger than the whole budget could never be taken in; none is.
+	if err := d.in.budget.Acquire(ctx, n); err != nil {
+		d.putBack(b)
+		return err
+	}
+	d.in.board.handOver(d.source, b)
+	select {
+	case d.jobs <- job{d.source, f, packed}:
+		return nil
+	case <-ctx.Done():
+		d.in.budget.Release(n)
+		d.in.board.takeBack(d.source, b)
+		d.putBack(b)
+		return ctx.Err()
+	}
+}
+
+// begin reports whether a block was asked for and is not here yet.
+func (d *delivery) begin(b image.Digest) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.ended || !d.open[b] {
+		return false
+	}
+	delete(d.open, b)
+	d.busy.Add(1)
+	return true
+}
+
+func (d *delivery) putBack(b image.Digest) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.open[b] = true
+}
+
+// end returns how many blocks were not delivered. Later ones are not taken any more.
+func (d *delivery) end() int {
+	d.mu.Lock()
+	d.ended = true
+	d.mu.Unlock()
+	d.busy.Wait()
+	return len(d.open)
+}
+
 // place unpacks frames, checks them, and writes them. An error of the disk that is written ends the transfer; anything else
 // is the source's.
-func (in *installer) place(ctx context.Context, jobs <-chan job) error {
-	block, scratch := make([]byte, image.BlockSize), make([]byte, image.BlockSize)
-	for j := range jobs {
-		err := in.placeOne(ctx, j, block, scratch)
-		in.budget.Release(int64(len(j.packed)))
-		if err != nil {
-			return err
+func (in *installer) place(ctx context.Context, jobs <-chan job, fetched <-chan struct{}) error {
+	block, scratch := getBlock(), getBlock()
+	defer putBlock(block)
+	defer putBlock(scratch)
+	for {
+		select {
+		case j := <-jobs:
+			err := in.placeOne(ctx, j, block[:], scratch[:])
+			in.budget.Release(int64(len(j.packed)))
+			if err != nil {
+				return err
+			}
+		case <-fetched:
+			return nil
 		}
 	}
-	return nil
 }
 
 func (in *installer) placeOne(ctx context.Context, j job, block, scratch []byte) error {
@@ -281,7 +338,11 @@ func (in *installer) placeOne(ctx context.Context, j job, block, scratch []byte)
 			return err
 		}
 	}
-	in.tally.got(kind, n, in.work[d], in.board.done(j.source, d, n))
+	if first, healed := in.board.done(j.source, d, n); first {
+		in.tally.got(kind, n, in.work[d], healed)
+	} else {
+		in.tally.wasted(kind, n)
+	}
 	return in.syncSometimes(int64(len(in.blocks[d])) * image.BlockSize)
 }
 
@@ -318,6 +379,9 @@ func (in *installer) readBack(ctx context.Context) error {
 		defer below.Close()
 	}
 	c, err := p.reopen(below)
+	if err == nil {
+		err = checkOwn(c.Members()[0], in.x)
+	}
 	if err != nil {
 		return fmt.Errorf("read back disk %s: %w", in.p.id, err)
 	}
@@ -338,6 +402,13 @@ func (in *installer) readBack(ctx context.Context) error {
 
 // ErrDiskLies says that the endpoint's disk did not keep what was written to it.
 var ErrDiskLies = errors.New("this machine's disk does not keep what is written to it")
+
+// blocks recycles the buffers of workers: a path may have hundreds of layers, each of which needs a few.
+var blocks = sync.Pool{New: func() any { return new([image.BlockSize]byte) }}
+
+func getBlock() *[image.BlockSize]byte { return blocks.Get().(*[image.BlockSize]byte) }
+
+func putBlock(b *[image.BlockSize]byte) { blocks.Put(b) }
 
 // eachFrame calls do with each frame of x on all processors, with a buffer of a block.
 func eachFrame(ctx context.Context, x *layer.Index, do func(f layer.Frame, b []byte) error) error {
@@ -362,9 +433,10 @@ func inParallel(ctx context.Context, n int, do func(i int, b []byte) error) erro
 	})
 	for range runtime.GOMAXPROCS(0) {
 		g.Go(func() error {
-			b := make([]byte, image.BlockSize)
+			b := getBlock()
+			defer putBlock(b)
 			for i := range next {
-				if err := do(i, b); err != nil {
+				if err := do(i, b[:]); err != nil {
 					return err
 				}
 			}

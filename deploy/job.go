@@ -63,10 +63,17 @@ func (p *Plan) work() int64 {
 	var n int64
 	for _, d := range p.Disks {
 		for _, st := range d.Steps {
-			for i := range st.index.Len() {
-				n += int64(st.index.Frame(i).Length)
-			}
+			n += st.work()
 		}
+	}
+	return n
+}
+
+// work is the extent of a step's transfer stage: the bytes of the layer's frames.
+func (s *Step) work() int64 {
+	var n int64
+	for i := range s.index.Len() {
+		n += int64(s.index.Frame(i).Length)
 	}
 	return n
 }
@@ -98,7 +105,7 @@ func (j *Job) runDisk(ctx context.Context, dp *DiskPlan, out *Outcome, bySource 
 		if err != nil {
 			return fmt.Errorf("%w: %w", ErrPlan, err)
 		}
-		if err := j.runStep(ctx, dp, st, state, out, bySource); err != nil {
+		if err := j.stepOnce(ctx, dp, st, state, out, bySource); err != nil {
 			return err
 		}
 		state = next
@@ -106,7 +113,26 @@ func (j *Job) runDisk(ctx context.Context, dp *DiskPlan, out *Outcome, bySource 
 	return nil
 }
 
-// runStep installs one layer on top of the state from.
+// stepOnce runs a step unless somebody else has meanwhile.
+func (j *Job) stepOnce(ctx context.Context, dp *DiskPlan, st *Step, from image.State, out *Outcome, bySource map[string]int) error {
+	done, err := j.Store.parts.start(ctx, image.VHDUUID(st.To))
+	if err != nil {
+		return err
+	}
+	defer done()
+	there, err := j.Store.Installed(st.To)
+	if err != nil {
+		return err
+	}
+	if there {
+		j.Tally.had(st.work())
+		j.tellInstalled(st)
+		return nil
+	}
+	return j.runStep(ctx, dp, st, from, out, bySource)
+}
+
+// runStep installs one layer on top of the state from, whether or not it is there. Nobody else may be building it.
 func (j *Job) runStep(ctx context.Context, dp *DiskPlan, st *Step, from image.State, out *Outcome, bySource map[string]int) error {
 	sources, err := j.sources(st, dp)
 	if err != nil {
@@ -126,10 +152,14 @@ func (j *Job) runStep(ctx context.Context, dp *DiskPlan, st *Step, from image.St
 	}
 	out.Layers++
 	out.Blocks += st.Blocks
+	j.tellInstalled(st)
+	return nil
+}
+
+func (j *Job) tellInstalled(st *Step) {
 	if j.Installed != nil {
 		j.Installed(st.Layer)
 	}
-	return nil
 }
 
 // report adds what the sources of one install did to the outcome.
@@ -230,14 +260,45 @@ func explain(ctx context.Context, err error, p *Plan) error {
 		return nil
 	case ctx.Err() != nil && errors.Is(err, context.Canceled):
 		return problem.New("DS-INTERRUPTED", problem.Interrupted, nil, "interrupted; "+what, safe, again)
-	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
-		return problem.New("DS-SPACE", problem.NoSpace, err, "the disk is full; "+what, safe, "free some space; then "+again)
-	case errors.Is(err, syscall.EIO), errors.Is(err, ErrDiskLies):
-		return problem.New("DS-DISK", problem.Damaged, err, "this machine's disk fails; "+what, safe, "check the disk before anything else is stored on it")
-	case errors.Is(err, ErrPlan), errors.Is(err, layer.ErrMismatch):
-		return problem.New("DS-UNTRUSTED-LAYER", problem.Untrusted, err, what, safe, "tell the administrator: the Synchronizer's layers do not fit its manifest")
+	case isUntrusted(err):
+		return untrustedLayer(err, what, safe)
+	}
+	if _, ok := errors.AsType[*problem.Problem](err); ok {
+		return err
+	}
+	if p := diskProblem(err, what); p != nil {
+		return p
 	}
 	return fmt.Errorf("%s: %w", what, err)
+}
+
+// isUntrusted reports whether an error is about a layer that is not what the manifest says of it.
+func isUntrusted(err error) bool {
+	return errors.Is(err, ErrPlan) || errors.Is(err, layer.ErrMismatch) || errors.Is(err, layer.ErrFormat)
+}
+
+func untrustedLayer(err error, what, safe string) error {
+	return problem.New("DS-UNTRUSTED-LAYER", problem.Untrusted, err, what, safe, "tell the administrator: the Synchronizer's layers do not fit its manifest")
+}
+
+// explainDisk turns errors of this machine's disk into ones for people. Others stay as they are.
+func explainDisk(err error, what string) error {
+	if p := diskProblem(err, what); p != nil {
+		return p
+	}
+	return err
+}
+
+func diskProblem(err error, what string) *problem.Problem {
+	const safe = "whatever was installed before stays as it is"
+	switch {
+	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
+		return problem.New("DS-SPACE", problem.NoSpace, err, "the disk is full; "+what, safe,
+			"free some space; then run the same command again; it goes on from there")
+	case errors.Is(err, syscall.EIO), errors.Is(err, syscall.EROFS), errors.Is(err, ErrDiskLies):
+		return problem.New("DS-DISK", problem.Damaged, err, "this machine's disk fails; "+what, safe, "check the disk before anything else is stored on it")
+	}
+	return nil
 }
 
 func explainMissing(m *MissingError, what, safe, again string) error {

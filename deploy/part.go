@@ -68,7 +68,24 @@ func (p *part) resume(x *layer.Index, below []*vhd.Image) error {
 	if d.Size() != x.Size() || d.Leaf().UUID() != p.id {
 		return errors.New("the part is of another disk")
 	}
+	if err := checkOwn(d.Leaf(), x); err != nil {
+		return err
+	}
 	p.Disk = d
+	return nil
+}
+
+// checkOwn returns an error when a VHD has blocks that the layer x does not put there: what is compared with x's digests must
+// be all that there is.
+func checkOwn(m *vhd.Image, x *layer.Index) error {
+	for block := range image.BlockCount(m.Size()) {
+		if !m.Allocated(block) {
+			continue
+		}
+		if _, ok := x.Find(block); !ok {
+			return fmt.Errorf("%w: it has block %d, which layer %s does not change", ErrDiskLies, block, x.ID().Short())
+		}
+	}
 	return nil
 }
 
@@ -157,6 +174,3 @@ func (p *part) reopen(below *chain) (*vhd.Chain, error) {
 	}
 	return vhd.NewChain(members...)
 }
-
-// DropPart removes what was built of a VHD that is not complete. Another operation that needs it builds it anew.
-func (s *Store) DropPart(id image.UUID) error { return durable.Remove(s.fsys, partFile(id)) }

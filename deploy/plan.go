@@ -9,6 +9,7 @@ import (
 
 	"disksync/cache"
 	"disksync/image"
+	"disksync/internal/problem"
 	"disksync/layer"
 	"disksync/vhd"
 )
@@ -167,30 +168,53 @@ var ErrPlan = errors.New("the layers do not lead to the version")
 // Plan finds the way. It reads media and fetches indexes, but no blocks.
 func (j *Job) Plan(ctx context.Context) (*Plan, error) {
 	m := j.Manifest.Manifest()
-	p := &Plan{Image: m.Image, Version: m.Version, Bytes: map[string]int64{}, Blocks: map[string]int{}, Media: []MediumPlan{}}
-	perMedium := map[string]int{}
+	p := &planner{
+		Plan: &Plan{
+			Image: m.Image, Version: m.Version, Disks: []DiskPlan{}, Bytes: map[string]int64{}, Blocks: map[string]int{}, Media: []MediumPlan{},
+		},
+		job: j, perMedium: map[string]int{}, local: map[image.Digest]bool{},
+	}
 	for i := range m.Disks {
 		d := &m.Disks[i]
 		if j.Skip[d.Role] {
 			continue
 		}
-		dp, err := j.planDisk(ctx, d)
-		if err != nil {
-			return nil, fmt.Errorf("plan the %s disk: %w", d.Role, err)
-		}
-		for k := range dp.Steps {
-			if err := j.planStep(p, &dp, &dp.Steps[k], perMedium); err != nil {
-				return nil, fmt.Errorf("plan the %s disk: %w", d.Role, err)
+		if err := p.disk(ctx, d); err != nil {
+			err = fmt.Errorf("plan the %s disk: %w", d.Role, err)
+			if isUntrusted(err) {
+				return nil, untrustedLayer(err, fmt.Sprintf("cannot plan version %d of %s", m.Version, m.Image), "nothing was changed")
 			}
+			return nil, err
 		}
-		p.Disks = append(p.Disks, dp)
 	}
 	for _, inv := range j.Media {
-		p.Media = append(p.Media, MediumPlan{Medium: inv.Medium, Found: inv.Summary(), Blocks: perMedium[inv.Medium.Dir], Notes: inv.Notes})
+		p.Media = append(p.Media, MediumPlan{Medium: inv.Medium, Found: inv.Summary(), Blocks: p.perMedium[inv.Medium.Dir], Notes: inv.Notes})
 	}
 	var err error
 	p.Free, err = j.Store.fsys.Free()
-	return p, err
+	return p.Plan, err
+}
+
+// planner is a Plan in the making.
+type planner struct {
+	*Plan
+	job       *Job
+	perMedium map[string]int
+	local     map[image.Digest]bool // what earlier steps bring; later ones will find it on this machine
+}
+
+func (p *planner) disk(ctx context.Context, d *image.Disk) error {
+	dp, err := p.job.planDisk(ctx, d)
+	if err != nil {
+		return err
+	}
+	for k := range dp.Steps {
+		if err := p.step(&dp, &dp.Steps[k]); err != nil {
+			return err
+		}
+	}
+	p.Disks = append(p.Disks, dp)
+	return nil
 }
 
 func (j *Job) planDisk(ctx context.Context, d *image.Disk) (DiskPlan, error) {
@@ -201,11 +225,15 @@ func (j *Job) planDisk(ctx context.Context, d *image.Disk) (DiskPlan, error) {
 	dp := DiskPlan{Role: d.Role, Size: d.Size, State: d.State, Start: start}
 	state, err := j.Store.State(start)
 	if err != nil {
-		return DiskPlan{}, err
+		return DiskPlan{}, problem.New("DS-DISK-DAMAGED", problem.Damaged, err, "the digest list of an installed disk is damaged",
+			"nothing was changed", "run `verify --repair` on the VM first")
 	}
 	for _, ref := range path {
 		x, err := j.index(ctx, ref)
 		if err != nil {
+			return DiskPlan{}, err
+		}
+		if err := checkCodecs(x); err != nil {
 			return DiskPlan{}, err
 		}
 		next, err := x.Apply(state)
@@ -224,13 +252,13 @@ func (j *Job) planDisk(ctx context.Context, d *image.Disk) (DiskPlan, error) {
 	return dp, nil
 }
 
-// planStep adds up where the blocks of a step are to come from.
-func (j *Job) planStep(p *Plan, dp *DiskPlan, st *Step, perMedium map[string]int) error {
-	sources, err := j.sources(st, dp)
+// step adds up where the blocks of a step are to come from.
+func (p *planner) step(dp *DiskPlan, st *Step) error {
+	sources, err := p.job.sources(st, dp)
 	if err != nil {
 		return err
 	}
-	here, err := j.Store.partBlocks(image.VHDUUID(st.To))
+	here, err := p.job.Store.partBlocks(image.VHDUUID(st.To))
 	if err != nil {
 		return err
 	}
@@ -246,21 +274,37 @@ func (j *Job) planStep(p *Plan, dp *DiskPlan, st *Step, perMedium map[string]int
 			continue
 		}
 		seen[f.Digest] = true
-		k := slices.IndexFunc(sources, func(s Source) bool { _, ok := s.Holds(f.Digest); return ok })
-		if k < 0 {
-			p.Missing++
-			continue
+		kind, n := Local, int64(image.BlockSize)
+		if !p.local[f.Digest] {
+			k := slices.IndexFunc(sources, func(s Source) bool { _, ok := s.Holds(f.Digest); return ok })
+			if k < 0 {
+				p.Missing++
+				continue
+			}
+			n, _ = sources[k].Holds(f.Digest)
+			if kind = sources[k].Kind(); kind == USB || kind == DVD {
+				p.perMedium[sources[k].Name()]++
+			}
 		}
-		n, _ := sources[k].Holds(f.Digest)
-		kind := sources[k].Kind()
 		p.Bytes[kind] += n
 		p.Blocks[kind]++
 		st.Bytes[kind] += n
-		if kind == USB || kind == DVD {
-			perMedium[sources[k].Name()]++
-		}
+	}
+	for i := range st.index.Len() {
+		p.local[st.index.Frame(i).Digest] = true
 	}
 	p.Needed += vhd.FooterSize + 4*int64(image.BlockCount(st.index.Size())) + image.EncodedStateSize(st.index.Size()) + leafSize
+	return nil
+}
+
+// checkCodecs refuses a layer that this program cannot unpack, before anything is fetched of it.
+func checkCodecs(x *layer.Index) error {
+	for i := range x.Len() {
+		if f := x.Frame(i); f.Codec != layer.Zero && !f.Alone() {
+			return problem.New("DS-NEWER", problem.Failure, layer.ErrCodec, fmt.Sprintf("layer %s needs a newer release of this program", x.ID().Short()),
+				"nothing was changed", "install the present release on this machine, then run the same command again")
+		}
+	}
 	return nil
 }
 

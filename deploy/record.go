@@ -14,6 +14,7 @@ import (
 
 	"disksync/image"
 	"disksync/internal/durable"
+	"disksync/internal/problem"
 )
 
 const (
@@ -123,11 +124,13 @@ func (s *Store) readVM(id image.UUID) (VM, error) {
 		return VM{}, fmt.Errorf("record of VM %s: %w", id, err)
 	}
 	var vm VM
-	if err := json.Unmarshal(b, &vm); err != nil {
-		return VM{}, fmt.Errorf("record of VM %s: %w", id, err)
+	err = json.Unmarshal(b, &vm)
+	if err == nil && (vm.Format != recordFormat || vm.ID != id) {
+		err = fmt.Errorf("format %d of VM %s; this program reads format %d", vm.Format, vm.ID, recordFormat)
 	}
-	if vm.Format != recordFormat || vm.ID != id {
-		return VM{}, fmt.Errorf("record of VM %s: format %d of VM %s; this program reads format %d", id, vm.Format, vm.ID, recordFormat)
+	if err != nil {
+		return VM{}, problem.New("DS-RECORD", problem.Damaged, err, "the record of VM "+id.String()+" cannot be read",
+			"its disks are not touched", "bring back the file "+recordFile(id)+" from a copy of the state folder; without it nobody knows which disks are the VM's")
 	}
 	return vm, nil
 }

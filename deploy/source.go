@@ -73,10 +73,16 @@ func (l *local) Holds(d image.Digest) (int64, bool) {
 }
 
 func (l *local) Fetch(ctx context.Context, blocks []image.Digest, deliver func(image.Digest, layer.Frame, []byte, error) error) error {
-	open := map[image.UUID]*chain{}
+	type opened struct {
+		*chain
+		err error // of a disk that cannot be read; others can
+	}
+	open := map[image.UUID]opened{}
 	defer func() {
-		for _, c := range open {
-			c.Close()
+		for _, o := range open {
+			if o.chain != nil {
+				o.Close()
+			}
 		}
 	}()
 	for _, d := range blocks {
@@ -84,17 +90,18 @@ func (l *local) Fetch(ctx context.Context, blocks []image.Digest, deliver func(i
 			return context.Cause(ctx)
 		}
 		p := l.places[d]
-		c := open[p.disk]
-		if c == nil {
-			var err error
-			if c, err = l.store.openChain(p.disk); err != nil {
-				return err
-			}
-			open[p.disk] = c
+		o, ok := open[p.disk]
+		if !ok {
+			o.chain, o.err = l.store.openChain(p.disk)
+			open[p.disk] = o
 		}
-		b := make([]byte, image.BlockSize)
-		err := readBlock(c, b, p.block)
 		f := layer.Frame{Block: p.block, Codec: layer.Stored, Length: image.BlockSize, Digest: d}
+		var b []byte
+		err := o.err
+		if err == nil {
+			b = make([]byte, image.BlockSize)
+			err = readBlock(o, b, p.block)
+		}
 		if err := deliver(d, f, b, err); err != nil {
 			return err
 		}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"strings"
+	"sync"
 	"time"
 
 	"disksync/image"
@@ -21,10 +22,15 @@ const (
 )
 
 // Store is an endpoint's VHD files and VM records. One process at a time has it (see durable.Lock); its methods are safe for
-// concurrent use unless they say otherwise.
+// concurrent use.
 type Store struct {
-	fsys durable.FS
-	now  func() time.Time
+	fsys  durable.FS
+	now   func() time.Time
+	parts builders
+
+	mu      sync.Mutex   // one change of the records at a time, with the removal of what they no longer need
+	holders int          // see Hold
+	later   []image.UUID // to be removed when nobody holds any more
 }
 
 // OpenStore opens the store in fsys, making its folders where they are missing, and tidies up what a crash left behind.
@@ -74,6 +80,15 @@ func (s *Store) State(id image.StateID) (image.State, error) {
 		return image.State{}, fmt.Errorf("digests of state %s: %w", id.Short(), err)
 	}
 	return image.ParseState(b, id)
+}
+
+// writeState stores a digest list.
+func (s *Store) writeState(st image.State) error {
+	b, err := st.MarshalBinary()
+	if err != nil {
+		return err
+	}
+	return durable.WriteFile(s.fsys, stateFile(image.VHDUUID(st.ID())), b, 0o600)
 }
 
 // States returns the names of all installed states. A digest list without its VHD, or the other way round, does not count.

@@ -10,7 +10,6 @@ import (
 	"disksync/image"
 	"disksync/internal/problem"
 	"disksync/layer"
-	"disksync/vhd"
 )
 
 // VerifyResult says what a check of a VM's disks found.
@@ -97,46 +96,69 @@ func (v *verifier) bad(state image.StateID, block int, err error) {
 	v.res.Bad = append(v.res.Bad, BadBlock{v.role, state, block, err.Error()})
 }
 
+// disk checks a chain. What stands on a file that cannot be read is not looked at: it can be judged when that one is mended.
 func (v *verifier) disk(ctx context.Context, d InstalledDisk) error {
 	ids, err := v.store.ancestors(d.Base)
 	if err != nil {
-		v.bad(d.State, -1, err)
+		v.bad(v.states[ids[len(ids)-1]], -1, err)
 		return nil
 	}
+	var below image.State
 	for _, id := range slices.Backward(ids) {
-		if err := v.vhd(ctx, id, v.states[id]); err != nil {
+		c, st, err := v.open(id)
+		if err != nil {
+			v.bad(v.states[id], -1, err)
+			return nil
+		}
+		err = v.vhd(ctx, c, st, below)
+		c.Close()
+		if err != nil {
 			return err
 		}
+		below = st
 	}
 	return nil
 }
 
-// vhd checks the blocks that one file holds, and that the chain as a whole lacks none.
-func (v *verifier) vhd(ctx context.Context, id image.UUID, state image.StateID) error {
+// open opens a VHD with what is below it, and its digests.
+func (v *verifier) open(id image.UUID) (*chain, image.State, error) {
+	state, ok := v.states[id]
+	if !ok {
+		return nil, image.State{}, fmt.Errorf("disk %s: nothing here says what it should hold", id)
+	}
 	st, err := v.store.State(state)
 	if err != nil {
-		v.bad(state, -1, err)
-		return nil
+		return nil, st, err
 	}
 	c, err := v.store.openChain(id)
-	if err != nil {
-		v.bad(state, -1, err)
-		return nil
+	if err == nil && c.Size() != st.Size {
+		c.Close()
+		err = fmt.Errorf("disk %s: it has %d bytes, not %d", id, c.Size(), st.Size)
 	}
-	defer c.Close()
+	return c, st, err
+}
+
+// vhd checks the top of a chain: the blocks that it holds, and that it lacks none of those that differ from below, the state of
+// its parent.
+func (v *verifier) vhd(ctx context.Context, c *chain, st, below image.State) error {
+	state := st.ID()
+	top := c.Members()[0]
+	for _, w := range top.Warnings() {
+		v.bad(state, -1, w) // it had none when it was made
+	}
 	for _, f := range c.files {
 		f.DropCache()
 	}
-	top := c.Members()[0]
 	v.tally.begin(StageChecksum, v.role, int64(len(st.Blocks))*image.BlockSize)
 	return inParallel(ctx, len(st.Blocks), func(block int, b []byte) error {
 		defer v.tally.add(image.BlockSize)
-		if !top.Allocated(block) && held(c.Members()[1:], block) {
+		want := st.Blocks[block]
+		if !top.Allocated(block) && want == below.Block(block) && !want.IsZero() {
 			return nil // checked with the parent that holds it
 		}
 		err := readBlock(c, b, block)
 		if err == nil {
-			err = layer.CheckBlock(b, block, st.Blocks[block])
+			err = layer.CheckBlock(b, block, want)
 		}
 		if err != nil {
 			v.bad(state, block, err)
@@ -145,13 +167,6 @@ func (v *verifier) vhd(ctx context.Context, id image.UUID, state image.StateID) 
 		defer v.mu.Unlock()
 		v.res.Blocks++
 		return nil
-	})
-}
-
-// held reports whether one of the files has the block.
-func held(members []*vhd.Image, block int) bool {
-	return slices.ContainsFunc(members, func(m *vhd.Image) bool {
-		return int64(block)*image.BlockSize < m.Size() && m.Allocated(block)
 	})
 }
 

@@ -132,10 +132,11 @@ func ReadFile(fsys FS, name string, limit int64) ([]byte, error) {
 		return nil, fmt.Errorf("%s has %d bytes, at most %d make sense", name, size, limit)
 	}
 	b := make([]byte, size)
-	if _, err := f.ReadAt(b, 0); err != nil && !errors.Is(err, io.EOF) {
+	n, err := f.ReadAt(b, 0)
+	if err != nil && !errors.Is(err, io.EOF) {
 		return nil, fmt.Errorf("read %s: %w", name, err)
 	}
-	return b, nil
+	return b[:n], nil // whoever made it shorter meanwhile did not fill it with zeros
 }
 
 // RemoveTemps removes the unfinished files of a folder. It is for start-up, when nobody can be writing them.

@@ -3,7 +3,9 @@
 // Every operation that changes something, or syncs, is a step. A test runs its protocol once to count the steps, then once
 // for each step and [Fault]: the operation fails before or after it took effect, or the power goes. After a loss of power
 // [FS.Restart] gives the file system as a disk may hold it: what was synced is there; of everything else each page of data
-// and each change of a name is there or not, by chance.
+// and each change of a name is there or not, by chance. Operations that only look are counted apart, for [FailRead].
+//
+// The file system also watches the order of things: [FS.UnsafeRenames] and [FS.LateWrites] name what no protocol may do.
 package faultfs
 
 import (
@@ -30,9 +32,37 @@ const (
 	None       Fault = iota
 	FailBefore       // the operation returns an error and did nothing
 	FailAfter        // the operation took effect and returns an error all the same
+	Short            // a write took effect in its first half and returns an error; other operations fail as with FailBefore
 	NoSpace          // a write or create returns ENOSPC, from this step on; other operations work
 	PowerLoss        // the operation does nothing, and neither does any after it
+	FailRead         // an operation that only looks returns EIO; these are counted by themselves
 )
+
+// String returns the name of the fault.
+func (f Fault) String() string {
+	return [...]string{"none", "fail before", "fail after", "short write", "no space", "power loss", "fail read"}[f]
+}
+
+// Op is a kind of operation that is a step.
+type Op string
+
+// The kinds.
+const (
+	OpCreate  Op = "create"
+	OpWrite   Op = "write"
+	OpSync    Op = "sync"
+	OpRename  Op = "rename"
+	OpRemove  Op = "remove"
+	OpMkdir   Op = "mkdir"
+	OpChmod   Op = "chmod"
+	OpSyncDir Op = "sync folder"
+)
+
+// Step is an operation of the log. Name is that of the file or folder; for a rename, the new one.
+type Step struct {
+	Op   Op
+	Name string
+}
 
 // Errors that the file system injects.
 var (
@@ -44,13 +74,16 @@ var (
 type FS struct {
 	mu    sync.Mutex
 	dirs  map[string]*folder
-	step  int
+	log   []Step
+	reads int
 	at    int
 	fault Fault
 	off   bool
 	fired bool
-	// unsafeRenames are names that were given to content that was not synced.
-	unsafeRenames []string
+	free  int64
+	// unsafeRenames are names that were given to content that was not synced, lateWrites names of files that were written
+	// after a rename had given them those.
+	unsafeRenames, lateWrites []string
 }
 
 // folder has the names that a process sees, those that are durable, and the changes in between, in order.
@@ -67,9 +100,16 @@ type change struct {
 
 // New returns an empty file system.
 func New() *FS {
-	f := &FS{dirs: map[string]*folder{}}
+	f := &FS{dirs: map[string]*folder{}, free: 1 << 40}
 	f.dirs["."] = newFolder()
 	return f
+}
+
+// SetFree sets what Free returns. It limits nothing.
+func (f *FS) SetFree(bytes int64) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.free = bytes
 }
 
 func newFolder() *folder {
@@ -80,14 +120,24 @@ func newFolder() *folder {
 func (f *FS) Arm(at int, fault Fault) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.step, f.at, f.fault, f.fired = 0, at, fault, false
+	f.log, f.reads, f.at, f.fault, f.fired = nil, 0, at, fault, false
 }
 
 // Steps returns the number of steps since Arm.
-func (f *FS) Steps() int {
+func (f *FS) Steps() int { return len(f.Log()) }
+
+// Log returns the steps since Arm, in order.
+func (f *FS) Log() []Step {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return f.step
+	return slices.Clone(f.log)
+}
+
+// Reads returns the number of operations since Arm that only looked.
+func (f *FS) Reads() int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.reads
 }
 
 // Fired reports whether the armed step was reached.
@@ -104,16 +154,34 @@ func (f *FS) UnsafeRenames() []string {
 	return slices.Clone(f.unsafeRenames)
 }
 
-// do runs one step under the lock. grows says that the operation needs space.
-func (f *FS) do(grows bool, op func() error) error {
+// LateWrites returns the names of files that were written after a rename had given them those names. Whether that is a bug
+// depends on the file: one that others may rely on is never changed again.
+func (f *FS) LateWrites() []string {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return slices.Clone(f.lateWrites)
+}
+
+// do runs one step under the lock.
+func (f *FS) do(kind Op, name string, op func() error) error {
+	return f.doWrite(kind, name, func(half bool) error {
+		if half {
+			return nil
+		}
+		return op()
+	})
+}
+
+// doWrite is do for a write, which can be told to do the first half only.
+func (f *FS) doWrite(kind Op, name string, op func(half bool) error) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.off {
 		return ErrPowerOff
 	}
-	f.step++
-	if f.step != f.at && !(f.fault == NoSpace && f.fired) {
-		return op()
+	f.log = append(f.log, Step{kind, path.Clean(name)})
+	if f.fault == FailRead || len(f.log) != f.at && !(f.fault == NoSpace && f.fired) {
+		return op(false)
 	}
 	if f.fault != None {
 		f.fired = true
@@ -121,28 +189,32 @@ func (f *FS) do(grows bool, op func() error) error {
 	switch f.fault {
 	case FailBefore:
 		return ErrInjected
-	case FailAfter:
-		if err := op(); err != nil {
+	case FailAfter, Short:
+		if err := op(f.fault == Short); err != nil {
 			return err
 		}
 		return ErrInjected
 	case NoSpace:
-		if grows {
+		if kind == OpCreate || kind == OpWrite || kind == OpMkdir {
 			return fmt.Errorf("write: %w", syscall.ENOSPC)
 		}
 	case PowerLoss:
 		f.off = true
 		return ErrPowerOff
 	}
-	return op()
+	return op(false)
 }
 
 // look runs an operation that changes nothing.
-func (f *FS) look(op func() error) error {
+func (f *FS) look(name string, op func() error) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.off {
 		return ErrPowerOff
+	}
+	if f.reads++; f.fault == FailRead && f.reads == f.at {
+		f.fired = true
+		return &fs.PathError{Op: "read", Path: name, Err: syscall.EIO}
 	}
 	return op()
 }
@@ -153,7 +225,7 @@ func (f *FS) Restart(keep float64, r *rand.Rand) *FS {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.off = true
-	g := &FS{dirs: map[string]*folder{}}
+	g := &FS{dirs: map[string]*folder{}, free: f.free}
 	fresh := map[*inode]*inode{}
 	for _, dir := range slices.Sorted(maps.Keys(f.dirs)) {
 		old := f.dirs[dir]
@@ -169,6 +241,9 @@ func (f *FS) Restart(keep float64, r *rand.Rand) *FS {
 			if fresh[n] == nil {
 				fresh[n] = n.afterPowerLoss(keep, r)
 			}
+			if n.published == path.Join(dir, name) {
+				fresh[n].published = n.published // else the rename was lost
+			}
 			d.now[name], d.synced[name] = fresh[n], fresh[n]
 		}
 		g.dirs[dir] = d
@@ -178,6 +253,36 @@ func (f *FS) Restart(keep float64, r *rand.Rand) *FS {
 		if dir != "." && g.lookup(dir) == nil {
 			delete(g.dirs, dir)
 		}
+	}
+	return g
+}
+
+// Clone returns a copy of the file system as it is, with what is and what is not synced, armed with nothing. Files that are
+// open stay open in the original only.
+func (f *FS) Clone() *FS {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	g := &FS{dirs: map[string]*folder{}, free: f.free}
+	copies := map[*inode]*inode{}
+	clone := func(n *inode) *inode {
+		if copies[n] == nil {
+			copies[n] = n.clone()
+		}
+		return copies[n]
+	}
+	for dir, d := range f.dirs {
+		c := newFolder()
+		for name, n := range d.now {
+			c.now[name] = clone(n)
+		}
+		for name, n := range d.synced {
+			c.synced[name] = clone(n)
+		}
+		for _, p := range d.pending {
+			p.node = clone(p.node)
+			c.pending = append(c.pending, p)
+		}
+		g.dirs[dir] = c
 	}
 	return g
 }
@@ -215,13 +320,14 @@ func notExist(op, name string) error {
 // Create implements durable.FS.
 func (f *FS) Create(name string, _ fs.FileMode) (durable.File, error) {
 	var n *inode
-	err := f.do(true, func() error {
+	err := f.do(OpCreate, name, func() error {
 		d := f.dirs[path.Dir(path.Clean(name))]
 		if d == nil {
 			return notExist("create", name)
 		}
 		base := path.Base(name)
 		if n = d.now[base]; n != nil && !n.dir {
+			f.noteWrite(n)
 			n.truncate()
 			return nil
 		}
@@ -233,13 +339,20 @@ func (f *FS) Create(name string, _ fs.FileMode) (durable.File, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &file{fs: f, n: n}, nil
+	return &file{fs: f, n: n, name: name}, nil
+}
+
+// noteWrite is called before the content of a file changes.
+func (f *FS) noteWrite(n *inode) {
+	if n.published != "" {
+		f.lateWrites = append(f.lateWrites, n.published)
+	}
 }
 
 // Open implements durable.FS.
 func (f *FS) Open(name string) (durable.File, error) {
 	var n *inode
-	err := f.look(func() error {
+	err := f.look(name, func() error {
 		if n = f.lookup(name); n == nil || n.dir {
 			return notExist("open", name)
 		}
@@ -248,7 +361,7 @@ func (f *FS) Open(name string) (durable.File, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &file{fs: f, n: n}, nil
+	return &file{fs: f, n: n, name: name}, nil
 }
 
 // OpenWrite implements durable.FS.
@@ -256,7 +369,7 @@ func (f *FS) OpenWrite(name string) (durable.File, error) { return f.Open(name) 
 
 // Rename implements durable.FS.
 func (f *FS) Rename(from, to string) error {
-	return f.do(false, func() error {
+	return f.do(OpRename, to, func() error {
 		if path.Dir(path.Clean(from)) != path.Dir(path.Clean(to)) {
 			return fmt.Errorf("rename %s to another folder, %s", from, to)
 		}
@@ -267,6 +380,7 @@ func (f *FS) Rename(from, to string) error {
 		if n.dirty() {
 			f.unsafeRenames = append(f.unsafeRenames, to)
 		}
+		n.published = path.Clean(to)
 		c := change{from: path.Base(from), to: path.Base(to), node: n}
 		c.apply(d.now)
 		d.pending = append(d.pending, c)
@@ -276,7 +390,7 @@ func (f *FS) Rename(from, to string) error {
 
 // Remove implements durable.FS.
 func (f *FS) Remove(name string) error {
-	return f.do(false, func() error {
+	return f.do(OpRemove, name, func() error {
 		n := f.lookup(name)
 		if n == nil {
 			return notExist("remove", name)
@@ -297,7 +411,7 @@ func (f *FS) Remove(name string) error {
 
 // Mkdir implements durable.FS.
 func (f *FS) Mkdir(name string, _ fs.FileMode) error {
-	return f.do(true, func() error {
+	return f.do(OpMkdir, name, func() error {
 		name := path.Clean(name)
 		if n := f.lookup(name); n != nil {
 			return nil
@@ -317,7 +431,7 @@ func (f *FS) Mkdir(name string, _ fs.FileMode) error {
 // ReadDir implements durable.FS.
 func (f *FS) ReadDir(name string) ([]fs.DirEntry, error) {
 	var out []fs.DirEntry
-	err := f.look(func() error {
+	err := f.look(name, func() error {
 		d := f.dirs[path.Clean(name)]
 		if d == nil {
 			return notExist("readdir", name)
@@ -333,7 +447,7 @@ func (f *FS) ReadDir(name string) ([]fs.DirEntry, error) {
 // Stat implements durable.FS.
 func (f *FS) Stat(name string) (fs.FileInfo, error) {
 	var i info
-	err := f.look(func() error {
+	err := f.look(name, func() error {
 		n := f.lookup(name)
 		if n == nil {
 			return notExist("stat", name)
@@ -346,7 +460,7 @@ func (f *FS) Stat(name string) (fs.FileInfo, error) {
 
 // SyncDir implements durable.FS.
 func (f *FS) SyncDir(name string) error {
-	return f.do(false, func() error {
+	return f.do(OpSyncDir, name, func() error {
 		d := f.dirs[path.Clean(name)]
 		if d == nil {
 			return notExist("sync", name)
@@ -358,12 +472,20 @@ func (f *FS) SyncDir(name string) error {
 
 // Chmod implements durable.FS; permissions are not kept.
 func (f *FS) Chmod(name string, _ fs.FileMode) error {
-	_, err := f.Stat(name)
-	return err
+	return f.do(OpChmod, name, func() error {
+		if f.lookup(name) == nil {
+			return notExist("chmod", name)
+		}
+		return nil
+	})
 }
 
 // Free implements durable.FS.
-func (f *FS) Free() (int64, error) { return 1 << 40, nil }
+func (f *FS) Free() (int64, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.free, nil
+}
 
 // String lists the tree, for messages of tests.
 func (f *FS) String() string {

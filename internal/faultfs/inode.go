@@ -20,9 +20,16 @@ type inode struct {
 	syncedSize int64
 	synced     map[int64]*page
 	changed    map[int64]bool // pages that differ from the synced ones
+	published  string         // the name that a rename gave it; empty before
 }
 
 func (n *inode) dirty() bool { return len(n.changed) > 0 || n.size != n.syncedSize }
+
+func (n *inode) clone() *inode {
+	c := *n
+	c.pages, c.synced, c.changed = maps.Clone(n.pages), maps.Clone(n.synced), maps.Clone(n.changed)
+	return &c
+}
 
 func (n *inode) truncate() {
 	for i := range n.pages {
@@ -110,12 +117,13 @@ func (n *inode) afterPowerLoss(keep float64, r *rand.Rand) *inode {
 
 // file is an open file. It stays usable when its name is changed or removed, as on a real system.
 type file struct {
-	fs *FS
-	n  *inode
+	fs   *FS
+	n    *inode
+	name string // that it was opened by
 }
 
 func (f *file) ReadAt(p []byte, off int64) (n int, err error) {
-	lookErr := f.fs.look(func() error {
+	lookErr := f.fs.look(f.name, func() error {
 		n, err = f.n.read(p, off)
 		return nil
 	})
@@ -126,25 +134,30 @@ func (f *file) ReadAt(p []byte, off int64) (n int, err error) {
 }
 
 func (f *file) WriteAt(p []byte, off int64) (int, error) {
-	err := f.fs.do(true, func() error {
-		f.n.write(p, off)
+	n := 0
+	err := f.fs.doWrite(OpWrite, f.name, func(half bool) error {
+		f.fs.noteWrite(f.n)
+		if n = len(p); half {
+			n /= 2
+		}
+		f.n.write(p[:n], off)
 		return nil
 	})
 	if err != nil {
-		return 0, err
+		return n, err
 	}
 	return len(p), nil
 }
 
 func (f *file) Sync() error {
-	return f.fs.do(false, func() error {
+	return f.fs.do(OpSync, f.name, func() error {
 		f.n.sync()
 		return nil
 	})
 }
 
 func (f *file) Size() (size int64, err error) {
-	err = f.fs.look(func() error {
+	err = f.fs.look(f.name, func() error {
 		size = f.n.size
 		return nil
 	})
