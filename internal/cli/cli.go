@@ -3,10 +3,8 @@
 package cli
 
 import (
-	"bufio"
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -16,7 +14,6 @@ import (
 	"text/tabwriter"
 
 	"github.com/spf13/cobra"
-	"golang.org/x/term"
 
 	"disksync/internal/problem"
 )
@@ -34,12 +31,28 @@ func Run(root *cobra.Command) int {
 	root.PersistentPreRun = func(*cobra.Command, []string) { started = true }
 	root.SilenceUsage, root.SilenceErrors = true, true
 	root.CompletionOptions.HiddenDefaultCmd = true
+	root.SetHelpCommand(newHelp(root))
 	err := root.ExecuteContext(ctx)
 	if err != nil && !started {
 		// It was cobra that refused: nothing of ours has run.
 		err = UsageError("%v", err)
 	}
 	return int(problem.Report(os.Stderr, root.Name(), err))
+}
+
+// newHelp is cobra's own help command, but for words that are no command: those are wrong usage.
+func newHelp(root *cobra.Command) *cobra.Command {
+	return &cobra.Command{
+		Use: "help [command]", Short: "Help about any command",
+		RunE: func(_ *cobra.Command, words []string) error {
+			c, rest, err := root.Find(words)
+			if err != nil || len(rest) > 0 {
+				return UsageError("there is no command %q", strings.Join(words, " "))
+			}
+			c.InitDefaultHelpFlag()
+			return c.Help()
+		},
+	}
 }
 
 // Group makes a command that only has subcommands.
@@ -76,83 +89,9 @@ func Table(w io.Writer, heading []string, rows [][]string) error {
 	t := tabwriter.NewWriter(w, 0, 4, 2, ' ', 0)
 	for _, row := range append([][]string{heading}, rows...) {
 		for i := range row {
-			row[i] = printable(row[i])
+			row[i] = problem.Printable(row[i])
 		}
 		fmt.Fprintln(t, strings.Join(row, "\t"))
 	}
 	return t.Flush()
-}
-
-// printable keeps text from elsewhere from steering the terminal.
-func printable(s string) string {
-	return strings.Map(func(r rune) rune {
-		if r < ' ' || r >= 0x7f && r < 0xa0 {
-			return '?'
-		}
-		return r
-	}, s)
-}
-
-// maxSecret bounds what is read as a password.
-const maxSecret = 64 << 10
-
-// Password reads a password: the first line of stdin when fromStdin is set, else from the terminal, twice when confirm is
-// set.
-func Password(fromStdin, confirm bool, prompt string) (string, error) {
-	if fromStdin {
-		line, err := bufio.NewReader(io.LimitReader(os.Stdin, maxSecret)).ReadString('\n')
-		if err != nil && !errors.Is(err, io.EOF) {
-			return "", fmt.Errorf("read password: %w", err)
-		}
-		if line = strings.TrimRight(line, "\r\n"); line == "" {
-			return "", UsageError("there is no password on stdin")
-		}
-		return line, nil
-	}
-	p, err := readSecret(prompt)
-	if err != nil || !confirm {
-		return p, err
-	}
-	again, err := readSecret("Again: ")
-	if err == nil && again != p {
-		err = UsageError("the two passwords differ")
-	}
-	return p, err
-}
-
-func readSecret(prompt string) (string, error) {
-	tty, err := os.OpenFile("/dev/tty", os.O_RDWR, 0)
-	if err != nil {
-		return "", UsageError("there is no terminal to ask for the password; give it with --password-stdin")
-	}
-	defer tty.Close()
-	fmt.Fprint(tty, prompt)
-	b, err := term.ReadPassword(int(tty.Fd()))
-	fmt.Fprintln(tty)
-	if err != nil {
-		return "", fmt.Errorf("read password: %w", err)
-	}
-	return string(b), nil
-}
-
-// Confirm asks a question on the terminal and returns whether the answer was yes. Without a terminal it returns an error that
-// says what to give instead.
-func Confirm(question, instead string) (bool, error) {
-	answer, err := Ask(question+" [y/N] ", instead)
-	return strings.EqualFold(answer, "y") || strings.EqualFold(answer, "yes"), err
-}
-
-// Ask reads a line from the terminal.
-func Ask(prompt, instead string) (string, error) {
-	tty, err := os.OpenFile("/dev/tty", os.O_RDWR, 0)
-	if err != nil {
-		return "", UsageError("there is no terminal to ask; %s", instead)
-	}
-	defer tty.Close()
-	fmt.Fprint(tty, prompt)
-	line, err := bufio.NewReader(io.LimitReader(tty, maxSecret)).ReadString('\n')
-	if err != nil && line == "" {
-		return "", fmt.Errorf("read answer: %w", err)
-	}
-	return strings.TrimSpace(line), nil
 }

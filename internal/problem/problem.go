@@ -10,6 +10,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strings"
+	"unicode"
 )
 
 // Exit is a program's exit status.
@@ -61,12 +63,16 @@ func (p *Problem) Flat() *Problem {
 	return New(p.Code, p.Exit, nil, p.Error(), p.Safe, p.Next)
 }
 
-// Of returns the Problem in err's chain, or makes one of an error that nobody explained. It returns nil for nil.
+// Of returns the Problem in err's chain, with what was said around it, or makes one of an error that nobody explained. It
+// returns nil for nil.
 func Of(err error) *Problem {
 	if err == nil {
 		return nil
 	}
 	if p, ok := errors.AsType[*Problem](err); ok {
+		if text := err.Error(); text != p.Error() {
+			return New(p.Code, p.Exit, nil, text, p.Safe, p.Next)
+		}
 		return p
 	}
 	if errors.Is(err, context.Canceled) {
@@ -81,15 +87,22 @@ func Report(w io.Writer, program string, err error) Exit {
 	if p == nil {
 		return OK
 	}
-	fmt.Fprintf(w, "%s: %s\n", program, p.Error())
-	if p.Safe != "" {
-		fmt.Fprintf(w, "  safe: %s\n", p.Safe)
-	}
-	if p.Next != "" {
-		fmt.Fprintf(w, "  next: %s\n", p.Next)
-	}
-	if p.Code != "" {
-		fmt.Fprintf(w, "  code: %s\n", p.Code)
+	fmt.Fprintf(w, "%s: %s\n", program, Printable(p.Error()))
+	for _, line := range []struct{ label, text string }{{"safe", p.Safe}, {"next", p.Next}, {"code", p.Code}} {
+		if line.text != "" {
+			fmt.Fprintf(w, "  %s: %s\n", line.label, Printable(line.text))
+		}
 	}
 	return p.Exit
+}
+
+// Printable returns s as one line that cannot steer a terminal: names on media and answers of servers get into what people
+// read. Lines are joined; whatever else is not to be seen becomes a question mark.
+func Printable(s string) string {
+	return strings.Map(func(r rune) rune {
+		if !unicode.IsPrint(r) {
+			return '?'
+		}
+		return r
+	}, strings.ReplaceAll(strings.TrimRight(s, "\n "), "\n", "; "))
 }
