@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"regexp"
 	"strings"
+	"unicode"
+	"unicode/utf8"
 )
 
 // Subject is a user or a group that something is assigned to. Its text form is "user:NAME" or "group:NAME".
@@ -42,6 +44,14 @@ func (s *Subject) UnmarshalText(text []byte) error {
 
 // accountPattern takes what directories use: alice, alice@corp.example, CORP_alice.
 var accountPattern = regexp.MustCompile(`^[\p{L}\p{N}][\p{L}\p{N}._@+-]*$`)
+
+// CheckDeviceName returns an error unless name can name a device: what people can read on one line, at most MaxName bytes.
+func CheckDeviceName(name string) error {
+	if len(name) > MaxName || !utf8.ValidString(name) || strings.ContainsFunc(name, func(r rune) bool { return !unicode.IsPrint(r) }) {
+		return fmt.Errorf("device name %q: want at most %d bytes that can be read", name[:min(len(name), 80)], MaxName)
+	}
+	return nil
+}
 
 // CheckAccount returns an error unless name can be the name of a user or group: letters and digits of any script and
 // . _ @ + - with a letter or digit first, at most MaxName bytes.

@@ -23,12 +23,27 @@ func (s *Server) getAssignments(c *call) error {
 	return c.reply(as)
 }
 
-func (s *Server) putAssignment(c *call) error {
+// assignment reads one from the body.
+func (c *call) assignment() (api.Assignment, error) {
 	var in api.Assignment
 	if err := c.decode(&in); err != nil {
-		return err
+		return in, err
+	}
+	if err := image.CheckName(in.Image); err != nil {
+		return in, invalid("%v", err)
+	}
+	if in.To == (api.Subject{}) {
+		return in, invalid("to: want user:NAME or group:NAME")
 	}
 	c.subject = fmt.Sprintf("%s to %s", in.Image, in.To)
+	return in, nil
+}
+
+func (s *Server) putAssignment(c *call) error {
+	in, err := c.assignment()
+	if err != nil {
+		return err
+	}
 	return inTx(c.Context(), s.db, func(tx *sql.Tx) error {
 		id, err := imageID(c.Context(), tx, in.Image)
 		if err != nil {
@@ -49,11 +64,10 @@ func (s *Server) putAssignment(c *call) error {
 }
 
 func (s *Server) deleteAssignment(c *call) error {
-	var in api.Assignment
-	if err := c.decode(&in); err != nil {
+	in, err := c.assignment()
+	if err != nil {
 		return err
 	}
-	c.subject = fmt.Sprintf("%s to %s", in.Image, in.To)
 	res, err := s.db.ExecContext(c.Context(), `DELETE FROM assignments WHERE kind = ? AND name = ?
 		AND image = (SELECT id FROM images WHERE name = ?)`, in.To.Kind, in.To.Name, in.Image)
 	return changed(res, err, notFound("%s is not assigned to %s", in.Image, in.To))
@@ -70,7 +84,7 @@ type grant struct {
 }
 
 // grants returns what is assigned to a user, by name of the image. Where several assignments of an image meet, the user's own
-// counts before those of groups, and among groups the one with the highest version.
+// counts before those of groups, and among groups the one with the highest version, or that is not pinned to it.
 func grants(ctx context.Context, q querier, user string) ([]grant, error) {
 	type row struct {
 		grant
@@ -92,7 +106,8 @@ func grants(ctx context.Context, q querier, user string) ([]grant, error) {
 			g.version = g.newest
 		}
 		b, seen := best[g.image]
-		if !seen || g.kind == api.ToUser || b.kind == api.ToGroup && g.version > b.version {
+		higher := g.version > b.version || g.version == b.version && !g.pinned
+		if !seen || g.kind == api.ToUser || b.kind == api.ToGroup && higher {
 			best[g.image] = g
 		}
 	}
@@ -151,7 +166,7 @@ func (s *Server) mayHave(c *call, id, name string, v image.Version) error {
 		return &api.Error{Code: api.CodeForbidden,
 			Message: fmt.Sprintf("version %d of %s is meant for you, not version %d", g.version, name, v)}
 	}
-	return notFound("there is no image %s for you", name)
+	return notFound("there is no image %s", name) // to the letter what imageID says
 }
 
 // mayHaveLayer is mayHave for a layer: some granted version must need it.

@@ -7,8 +7,8 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
-	"net"
 	"net/http"
+	"net/netip"
 	"strings"
 
 	"disksync/api"
@@ -55,14 +55,20 @@ func (s *Server) postLogin(c *call) error {
 	if err := c.decode(&in); err != nil {
 		return err
 	}
-	c.subject = in.User[:min(len(in.User), api.MaxName)]
-	if in.Device.ID.IsZero() || len(in.Device.Name) > api.MaxName || len(in.Password) > api.MaxPassword {
+	if api.CheckAccount(in.User) != nil {
+		return badLogin() // nobody can have that name, so it gives nothing away
+	}
+	if in.Device.ID.IsZero() || len(in.Password) > api.MaxPassword {
 		return invalid("a login needs a device, and a password of at most %d bytes", api.MaxPassword)
 	}
-	host, _, _ := net.SplitHostPort(c.RemoteAddr)
-	if !s.logins.allow("user "+in.User) || !s.logins.allow("host "+host) {
+	if err := api.CheckDeviceName(in.Device.Name); err != nil {
+		return invalid("%v", err)
+	}
+	// The address comes first, so that one address cannot use up what somebody else's name may do.
+	if now := s.now(); !s.logins.allow("host "+network(c.RemoteAddr), now) || !s.logins.allow("user "+in.User, now) {
 		return &api.Error{Code: api.CodeBusy, Message: "too many logins; wait a minute"}
 	}
+	c.subject = in.User
 	hash, admin := nobody, false
 	err := s.db.QueryRowContext(c.Context(), "SELECT password, admin FROM users WHERE name = ?", in.User).Scan(&hash, &admin)
 	if err != nil && !errors.Is(err, sql.ErrNoRows) {
@@ -74,18 +80,36 @@ func (s *Server) postLogin(c *call) error {
 		return fmt.Errorf("check password: %w", err)
 	}
 	if !ok || !known {
-		return &api.Error{Code: api.CodeBadLogin, Message: "user and password do not fit"}
+		return badLogin()
 	}
-	token, err := s.newToken(c, in)
+	token, err := s.newToken(c, in, hash)
 	if err != nil {
 		return err
 	}
-	token.Admin = admin
+	c.who.name, token.Admin = in.User, admin
 	return c.reply(token)
 }
 
-// newToken registers the device and gives its user a token there, in place of an earlier one.
-func (s *Server) newToken(c *call, in api.Login) (api.Token, error) {
+func badLogin() error {
+	return &api.Error{Code: api.CodeBadLogin, Message: "user and password do not fit"}
+}
+
+// network returns what one caller is likely to have to himself: an IPv4 address, or the first half of an IPv6 address.
+func network(remote string) string {
+	a, err := netip.ParseAddrPort(remote)
+	if err != nil {
+		return remote
+	}
+	ip := a.Addr().Unmap().WithZone("")
+	if ip.Is6() {
+		return netip.PrefixFrom(ip, 64).Masked().String()
+	}
+	return ip.String()
+}
+
+// newToken registers the device and gives its user a token there, in place of an earlier one. password is the hash that was
+// checked: when it has changed meanwhile, the login is one of those that the change was to end.
+func (s *Server) newToken(c *call, in api.Login, password string) (api.Token, error) {
 	var raw [32]byte
 	rand.Read(raw[:])
 	token := api.Token{
@@ -95,7 +119,14 @@ func (s *Server) newToken(c *call, in api.Login) (api.Token, error) {
 	hash := sha256.Sum256([]byte(token.Token))
 	now := stamp(s.now())
 	err := inTx(c.Context(), s.db, func(tx *sql.Tx) error {
-		_, err := tx.ExecContext(c.Context(), `INSERT INTO devices (id, name, user, created, last_seen) VALUES (?, ?, ?, ?, ?)
+		same, err := column(c.Context(), tx, "SELECT name FROM users WHERE name = ? AND password = ?", in.User, password)
+		if err != nil {
+			return err
+		}
+		if len(same) == 0 {
+			return badLogin()
+		}
+		_, err = tx.ExecContext(c.Context(), `INSERT INTO devices (id, name, user, created, last_seen) VALUES (?, ?, ?, ?, ?)
 			ON CONFLICT (id, user) DO UPDATE SET name = excluded.name, last_seen = excluded.last_seen`,
 			in.Device.ID.String(), in.Device.Name, in.User, now, now)
 		if err != nil {

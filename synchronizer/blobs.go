@@ -8,6 +8,7 @@ import (
 	"io"
 	"io/fs"
 	"net/http"
+	"strings"
 	"time"
 
 	"disksync/api"
@@ -27,7 +28,7 @@ func layerFile(id string) string { return layersDir + "/" + id + layerSuffix }
 
 func stateFile(id string) string { return statesDir + "/" + id }
 
-// Times that a transfer may stand still, and that a caller waits who came when there were too many.
+// Times that a caller may stand still, and that one waits who came when there were too many.
 const (
 	stallTime  = 2 * time.Minute
 	retryAfter = 10 * time.Second
@@ -52,7 +53,7 @@ func layerRef(ctx context.Context, q querier, id image.LayerID) (ref image.Layer
 	return ref, size, err
 }
 
-// getLayer sends a layer or a range of it. Its name is a strong validator: a layer never changes.
+// getLayer sends a layer or one range of it. Its name is a strong validator: a layer never changes.
 func (s *Server) getLayer(c *call) error {
 	id, err := c.layer()
 	if err != nil {
@@ -60,6 +61,14 @@ func (s *Server) getLayer(c *call) error {
 	}
 	if err := s.mayHaveLayer(c, id); err != nil {
 		return err
+	}
+	ref, _, err := layerRef(c.Context(), s.db, id)
+	if err != nil {
+		return err
+	}
+	// An answer in parts is of no use to anybody here, and many small ones are a way to keep a server busy.
+	if strings.Contains(c.Header.Get("Range"), ",") {
+		return invalid("a request has one range")
 	}
 	select {
 	case s.transfers <- struct{}{}:
@@ -69,43 +78,19 @@ func (s *Server) getLayer(c *call) error {
 	}
 	f, err := s.fsys.Open(layerFile(id.String()))
 	if err != nil {
-		return err
+		return fmt.Errorf("layer in the store: %w", err)
 	}
 	defer f.Close()
-	size, err := f.Size()
-	if err != nil {
-		return err
+	if size, err := f.Size(); err != nil || size != ref.Length {
+		return errors.Join(fmt.Errorf("layer %s in the store has %d bytes, not %d", id, size, ref.Length), err)
 	}
 	h := c.w.Header()
 	h.Set("Content-Type", "application/octet-stream")
 	h.Set("ETag", `"`+id.String()+`"`)
 	h.Set("Cache-Control", "private, max-age=31536000, immutable")
 	c.answered = true
-	w := &patientWriter{ResponseWriter: c.w, rc: http.NewResponseController(c.w)}
-	http.ServeContent(w, c.Request, "", time.Time{}, io.NewSectionReader(f, 0, size))
+	http.ServeContent(c.w, c.Request, "", time.Time{}, io.NewSectionReader(f, 0, ref.Length))
 	return nil
-}
-
-// patientWriter gives each write its own time, so that a slow line may take days as long as something moves.
-type patientWriter struct {
-	http.ResponseWriter
-	rc *http.ResponseController
-}
-
-// writePiece is small, so that on a line of 1 KiB/s one still gets through within stallTime.
-const writePiece = 64 << 10
-
-func (w *patientWriter) Write(p []byte) (int, error) {
-	n := 0
-	for n < len(p) {
-		_ = w.rc.SetWriteDeadline(time.Now().Add(stallTime)) // in-memory connections of tests know no deadlines
-		k, err := w.ResponseWriter.Write(p[n:min(len(p), n+writePiece)])
-		n += k
-		if err != nil {
-			return n, err
-		}
-	}
-	return n, nil
 }
 
 // getState sends the digest list of a state.
@@ -113,6 +98,9 @@ func (s *Server) getState(c *call) error {
 	id, err := image.ParseStateID(c.PathValue("state"))
 	if err != nil {
 		return invalid("%v", err)
+	}
+	if id.IsZero() {
+		return notFound("the empty state has no digests")
 	}
 	st, err := s.state(c.Context(), id)
 	if err != nil {
@@ -133,40 +121,59 @@ func (s *Server) getState(c *call) error {
 // state returns the digests of a state. The file is a convenience: when it is missing or damaged, the state is worked out
 // from the layers' indexes and stored again.
 func (s *Server) state(ctx context.Context, id image.StateID) (image.State, error) {
+	return s.stateBeside(ctx, id, map[image.StateID]bool{})
+}
+
+// stateBeside is state within a walk that has tried some states already: layers lead in circles when a disk goes back to what
+// it was.
+func (s *Server) stateBeside(ctx context.Context, id image.StateID, tried map[image.StateID]bool) (image.State, error) {
 	if id.IsZero() {
 		return image.State{}, nil
 	}
 	b, err := durable.ReadFile(s.fsys, stateFile(id.String()), image.EncodedStateSize(image.MaxDiskSize))
 	if err == nil {
-		st, err := image.ParseState(b, id)
-		if err == nil {
+		var st image.State
+		if st, err = image.ParseState(b, id); err == nil {
 			return st, nil
 		}
+	}
+	if !errors.Is(err, fs.ErrNotExist) {
 		s.log.Warn("state file damaged, making it again", "state", id, "error", err)
-	} else if !errors.Is(err, fs.ErrNotExist) {
+	}
+	tried[id] = true
+	layers, err := column(ctx, s.db, "SELECT id FROM layers WHERE to_state = ?", id.String())
+	if err != nil {
 		return image.State{}, err
 	}
-	var text string
-	err = s.db.QueryRowContext(ctx, "SELECT id FROM layers WHERE to_state = ? LIMIT 1", id.String()).Scan(&text)
-	if errors.Is(err, sql.ErrNoRows) {
+	if len(layers) == 0 {
 		return image.State{}, notFound("there is no state %s", id.Short())
 	}
+	var errs []error
+	for _, l := range layers {
+		st, err := s.stateBy(ctx, l, tried)
+		if err == nil {
+			return st, s.storeState(st)
+		}
+		errs = append(errs, err)
+	}
+	// Not as an answer of the API: that the state is there is known, and why it cannot be had is for the log.
+	return image.State{}, fmt.Errorf("state %s cannot be made again: %v", id, errors.Join(errs...))
+}
+
+// stateBy works out the state that a layer leads to.
+func (s *Server) stateBy(ctx context.Context, id string, tried map[image.StateID]bool) (image.State, error) {
+	x, err := s.index(id)
 	if err != nil {
 		return image.State{}, err
 	}
-	x, err := s.index(text)
+	if tried[x.From()] {
+		return image.State{}, fmt.Errorf("layer %s comes from where others lead that were tried", id)
+	}
+	from, err := s.stateBeside(ctx, x.From(), tried)
 	if err != nil {
 		return image.State{}, err
 	}
-	from, err := s.state(ctx, x.From())
-	if err != nil {
-		return image.State{}, err
-	}
-	st, err := x.Apply(from)
-	if err != nil {
-		return image.State{}, err
-	}
-	return st, s.storeState(st)
+	return x.Apply(from)
 }
 
 func (s *Server) storeState(st image.State) error {
@@ -174,6 +181,8 @@ func (s *Server) storeState(st image.State) error {
 	if err != nil {
 		return err
 	}
+	s.names.Lock()
+	defer s.names.Unlock()
 	return durable.WriteFile(s.fsys, stateFile(st.ID().String()), b, 0o600)
 }
 

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"net/http"
 	"strconv"
 	"syscall"
@@ -19,11 +18,68 @@ import (
 // call is one request and its answer.
 type call struct {
 	*http.Request
-	w        http.ResponseWriter
+	w        *patientWriter
 	who      caller
 	answered bool
 	subject  string // what it was about, for the audit log
 }
+
+func (s *Server) newCall(w http.ResponseWriter, r *http.Request) *call {
+	p := &patientWriter{ResponseWriter: w, rc: http.NewResponseController(w), stall: s.stall}
+	// A body that nobody wants is read by the HTTP server itself before it answers. Without a body this deadline would end
+	// the request while its answer is being sent.
+	if r.Body != nil && r.Body != http.NoBody {
+		p.extendRead()
+	}
+	return &call{Request: r, w: p}
+}
+
+// patientWriter gives each write its own time, so that a slow line may take days as long as something moves.
+type patientWriter struct {
+	http.ResponseWriter
+	rc    *http.ResponseController
+	stall time.Duration
+}
+
+// writePiece is small, so that on a line of 1 KiB/s one still gets through within stallTime.
+const writePiece = 64 << 10
+
+func (w *patientWriter) Write(p []byte) (int, error) {
+	n := 0
+	for n < len(p) {
+		w.extend()
+		k, err := w.ResponseWriter.Write(p[n:min(len(p), n+writePiece)])
+		n += k
+		if err != nil {
+			return n, err
+		}
+	}
+	return n, nil
+}
+
+// In-memory connections of tests know no deadlines, hence no errors below.
+
+func (w *patientWriter) extend() { _ = w.rc.SetWriteDeadline(time.Now().Add(w.stall)) }
+
+func (w *patientWriter) extendRead() { _ = w.rc.SetReadDeadline(time.Now().Add(w.stall)) }
+
+// patientBody is the reading counterpart: a caller who sends nothing cannot hold a connection for ever.
+type patientBody struct {
+	io.Reader
+	w *patientWriter
+}
+
+func (b patientBody) Read(p []byte) (int, error) {
+	b.w.extendRead()
+	n, err := b.Reader.Read(p)
+	if errors.Is(err, io.EOF) {
+		_ = b.w.rc.SetReadDeadline(time.Time{}) // the handler may take its time from here on
+	}
+	return n, err
+}
+
+// body returns the request's body.
+func (c *call) body() io.Reader { return patientBody{c.Body, c.w} }
 
 // caller is who sent a request.
 type caller struct {
@@ -51,6 +107,11 @@ func notFound(format string, args ...any) error {
 	return &api.Error{Code: api.CodeNotFound, Message: fmt.Sprintf(format, args...)}
 }
 
+func isNotFound(err error) bool {
+	e, ok := errors.AsType[*api.Error](err)
+	return ok && e.Code == api.CodeNotFound
+}
+
 func conflict(format string, args ...any) error {
 	return &api.Error{Code: api.CodeConflict, Message: fmt.Sprintf(format, args...)}
 }
@@ -63,8 +124,6 @@ func wireError(err error) *api.Error {
 	switch {
 	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
 		return &api.Error{Code: api.CodeNoSpace, Message: "the Synchronizer's disk is full; nothing that was there is lost"}
-	case errors.Is(err, fs.ErrNotExist):
-		return &api.Error{Code: api.CodeNotFound, Message: "not found"}
 	}
 	return &api.Error{Code: api.CodeInternal, Message: "the Synchronizer could not do this; its log says why"}
 }
@@ -76,7 +135,7 @@ func (s *Server) finish(c *call, rt route, err error) {
 		e := wireError(err)
 		outcome = string(e.Code)
 		attrs := []any{"method", c.Method, "path", c.URL.Path, "user", c.who.name, "from", c.RemoteAddr, "error", err}
-		if e.Code == api.CodeInternal {
+		if e.Code == api.CodeInternal && c.Context().Err() == nil {
 			s.log.Error("request failed", attrs...)
 		} else {
 			s.log.Debug("request refused", attrs...)
@@ -87,7 +146,8 @@ func (s *Server) finish(c *call, rt route, err error) {
 	} else if !c.answered {
 		c.w.WriteHeader(http.StatusNoContent)
 	}
-	if rt.audit != "" {
+	// Whoever is not known, and got no further than that, cannot fill the log.
+	if rt.audit != "" && (c.who.name != "" || c.subject != "") {
 		what := rt.audit
 		if c.subject != "" {
 			what += " " + c.subject
@@ -129,19 +189,19 @@ func (c *call) send(status int, v any) {
 
 // decode reads the request's body, one JSON value without anything unknown.
 func (c *call) decode(v any) error {
-	b, err := io.ReadAll(http.MaxBytesReader(c.w, c.Body, api.MaxJSON))
+	b, err := io.ReadAll(io.LimitReader(c.body(), api.MaxJSON+1))
 	if err != nil {
-		if _, ok := errors.AsType[*http.MaxBytesError](err); ok {
-			return &api.Error{Code: api.CodeTooLarge, Message: fmt.Sprintf("a request has at most %d bytes", api.MaxJSON)}
-		}
 		return invalid("read request: %v", err)
+	}
+	if len(b) > api.MaxJSON {
+		return &api.Error{Code: api.CodeTooLarge, Message: fmt.Sprintf("a request has at most %d bytes", api.MaxJSON)}
 	}
 	d := json.NewDecoder(bytes.NewReader(b))
 	d.DisallowUnknownFields()
 	if err := d.Decode(v); err != nil {
 		return invalid("request: %v", err)
 	}
-	if d.More() {
+	if _, err := d.Token(); !errors.Is(err, io.EOF) {
 		return invalid("request: something follows the JSON value")
 	}
 	return nil

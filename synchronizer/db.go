@@ -8,6 +8,8 @@ import (
 	"net/url"
 
 	_ "modernc.org/sqlite" // the driver "sqlite"
+
+	"disksync/internal/durable"
 )
 
 // migrations bring the catalog from each version to the next; the version is SQLite's user_version. What is released here
@@ -48,6 +50,22 @@ CREATE TABLE audit (
 	id INTEGER PRIMARY KEY, at TEXT NOT NULL, who TEXT NOT NULL, origin TEXT NOT NULL, what TEXT NOT NULL,
 	outcome TEXT NOT NULL);
 `}
+
+// dbFile is the catalog's name in the data folder.
+const dbFile = "synchronizer.db"
+
+// protectDB sees to it that only the owner can read the catalog, which has the hashes of passwords, whatever the folder allows.
+// SQLite gives the files beside it the same permissions.
+func protectDB(fsys durable.FS, first bool) error {
+	if !first {
+		return fsys.Chmod(dbFile, 0o600)
+	}
+	f, err := fsys.Create(dbFile, 0o600)
+	if err != nil {
+		return err
+	}
+	return f.Close()
+}
 
 // openDB opens the catalog in the file name and brings it up to date.
 func openDB(ctx context.Context, name string) (*sql.DB, error) {

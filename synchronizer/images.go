@@ -123,21 +123,29 @@ func (s *Server) describe(ctx context.Context, name string) (api.Image, error) {
 		if err != nil {
 			return api.Image{}, err
 		}
-		info := api.VersionInfo{Version: v, Created: m.Created, Note: m.Note}
-		for _, d := range m.Disks {
-			last := d.Layers[len(d.Layers)-1]
-			di := api.DiskInfo{
-				Role: d.Role, Size: d.Size, State: d.State, Layer: last.ID, Bytes: last.Length,
-				Full: len(d.Layers) == 1, VHDUUIDs: last.VHDUUIDs,
-			}
-			if err := s.db.QueryRowContext(ctx, "SELECT blocks FROM layers WHERE id = ?", last.ID.String()).Scan(&di.Blocks); err != nil {
-				return api.Image{}, err
-			}
-			info.Disks = append(info.Disks, di)
+		info, err := versionInfo(ctx, s.db, m)
+		if err != nil {
+			return api.Image{}, err
 		}
 		im.Versions = append(im.Versions, info)
 	}
 	return im, nil
+}
+
+func versionInfo(ctx context.Context, q querier, m *image.Manifest) (api.VersionInfo, error) {
+	info := api.VersionInfo{Version: m.Version, Created: m.Created, Note: m.Note}
+	for _, d := range m.Disks {
+		last := d.Layers[len(d.Layers)-1]
+		di := api.DiskInfo{
+			Role: d.Role, Size: d.Size, State: d.State, Layer: last.ID, Bytes: last.Length,
+			Full: len(d.Layers) == 1, VHDUUIDs: last.VHDUUIDs,
+		}
+		if err := q.QueryRowContext(ctx, "SELECT blocks FROM layers WHERE id = ?", last.ID.String()).Scan(&di.Blocks); err != nil {
+			return api.VersionInfo{}, fmt.Errorf("layer %s of version %d: %w", last.ID.Short(), m.Version, err)
+		}
+		info.Disks = append(info.Disks, di)
+	}
+	return info, nil
 }
 
 // deleteImage removes an image with its versions and assignments, then its layers that no other image needs. A crash in
@@ -147,6 +155,8 @@ func (s *Server) deleteImage(c *call) error {
 	if err != nil {
 		return err
 	}
+	s.names.Lock()
+	defer s.names.Unlock()
 	var garbage []string // files
 	err = inTx(c.Context(), s.db, func(tx *sql.Tx) error {
 		id, err := imageID(c.Context(), tx, name)

@@ -33,8 +33,8 @@ const (
 )
 
 // loadSigningKey reads the key that signs manifests, and makes it at the first start.
-func loadSigningKey(fsys durable.FS) (ed25519.PrivateKey, error) {
-	key, err := loadKey(fsys, signingKeyFile, func() (any, error) {
+func loadSigningKey(fsys durable.FS, first bool) (ed25519.PrivateKey, error) {
+	key, err := loadKey(fsys, signingKeyFile, first, func() (any, error) {
 		_, k, err := ed25519.GenerateKey(rand.Reader)
 		return k, err
 	})
@@ -48,10 +48,14 @@ func loadSigningKey(fsys durable.FS) (ed25519.PrivateKey, error) {
 	return k, nil
 }
 
-// loadKey reads a PKCS #8 key in PEM, or makes and stores one when the file is not there.
-func loadKey(fsys durable.FS, name string, generate func() (any, error)) (any, error) {
+// loadKey reads a PKCS #8 key in PEM. At the first start it makes and stores one; later a missing key is a lost one, and
+// another in its place would make this a Synchronizer that no endpoint knows.
+func loadKey(fsys durable.FS, name string, first bool, generate func() (any, error)) (any, error) {
 	b, err := durable.ReadFile(fsys, name, maxKeyFile)
 	if errors.Is(err, fs.ErrNotExist) {
+		if !first {
+			return nil, fmt.Errorf("%s is missing though there is a catalog; nothing was changed: bring it back from a backup", name)
+		}
 		return newKey(fsys, name, generate)
 	}
 	if err != nil {
@@ -81,9 +85,10 @@ func newKey(fsys durable.FS, name string, generate func() (any, error)) (any, er
 	return key, durable.WriteFile(fsys, name, text, 0o600)
 }
 
-// loadCertificate reads the TLS identity, and makes a self-signed one at the first start.
-func loadCertificate(fsys durable.FS) (tls.Certificate, error) {
-	key, err := loadKey(fsys, tlsKeyFile, func() (any, error) { return ecdsa.GenerateKey(elliptic.P256(), rand.Reader) })
+// loadCertificate reads the TLS identity, and makes a self-signed one at the first start. The certificate alone may be made
+// again: endpoints know the key.
+func loadCertificate(fsys durable.FS, first bool) (tls.Certificate, error) {
+	key, err := loadKey(fsys, tlsKeyFile, first, func() (any, error) { return ecdsa.GenerateKey(elliptic.P256(), rand.Reader) })
 	if err != nil {
 		return tls.Certificate{}, err
 	}

@@ -2,6 +2,7 @@ package synchronizer
 
 import (
 	"sync"
+	"time"
 
 	"golang.org/x/time/rate"
 )
@@ -24,7 +25,7 @@ func newLimiter(every rate.Limit, burst int) *limiter {
 }
 
 // allow takes one from the key's budget.
-func (l *limiter) allow(key string) bool {
+func (l *limiter) allow(key string, now time.Time) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	k := l.keys[key]
@@ -35,5 +36,5 @@ func (l *limiter) allow(key string) bool {
 		k = rate.NewLimiter(l.every, l.burst)
 		l.keys[key] = k
 	}
-	return k.Allow()
+	return k.AllowN(now, 1)
 }

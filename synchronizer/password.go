@@ -22,9 +22,12 @@ const (
 )
 
 // passwords hashes and checks passwords. Its semaphore bounds the memory that logins can take at once.
-type passwords struct{ sem *semaphore.Weighted }
+type passwords struct {
+	sem    *semaphore.Weighted
+	derive func(password, salt []byte, time, memory uint32, threads uint8, keyLen uint32) []byte // argon2id
+}
 
-func newPasswords() *passwords { return &passwords{semaphore.NewWeighted(2)} }
+func newPasswords() *passwords { return &passwords{semaphore.NewWeighted(2), argon2.IDKey} }
 
 // hash returns the password in PHC string format.
 func (p *passwords) hash(ctx context.Context, password string) (string, error) {
@@ -75,5 +78,5 @@ func (p *passwords) key(ctx context.Context, password string, salt []byte, time,
 		return nil, err
 	}
 	defer p.sem.Release(1)
-	return argon2.IDKey([]byte(password), salt, time, memory, threads, argonKey), nil
+	return p.derive([]byte(password), salt, time, memory, threads, argonKey), nil
 }

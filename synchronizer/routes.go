@@ -6,13 +6,14 @@ import (
 	"disksync/api"
 )
 
-// permission is what a route asks of its caller.
+// permission is what a route asks of its caller. The zero value is none: a route that does not say is open to nobody.
 type permission int
 
 const (
-	anybody  permission = iota // no token
-	member                     // a user's token; the handler sees to it that the user gets only what is assigned
-	operator                   // an administrator's token, or the local socket
+	_        permission = iota
+	anybody             // no token
+	member              // a user's token; the handler sees to it that the user gets only what is assigned
+	operator            // an administrator's token, or the local socket
 )
 
 // route is one entry of the table that all requests go through: there is no handler without a permission.
@@ -70,7 +71,7 @@ func (s *Server) handler(who func(*http.Request) (caller, error)) http.Handler {
 	mux := http.NewServeMux()
 	for _, rt := range routes {
 		mux.HandleFunc(rt.pattern, func(w http.ResponseWriter, r *http.Request) {
-			c := &call{Request: r, w: w}
+			c := s.newCall(w, r)
 			err := s.permit(c, rt.need, who)
 			if err == nil {
 				err = rt.serve(s, c)
@@ -79,9 +80,21 @@ func (s *Server) handler(who func(*http.Request) (caller, error)) http.Handler {
 		})
 	}
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
-		s.finish(&call{Request: r, w: w}, route{}, notFound("there is nothing at %s %s", r.Method, r.URL.Path))
+		s.finish(s.newCall(w, r), route{}, notFound("there is nothing at %s %s", r.Method, r.URL.Path))
 	})
-	return mux
+	return s.gated(mux)
+}
+
+// gated lets requests through until Close has begun.
+func (s *Server) gated(h http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if !s.gate.TryRLock() {
+			s.newCall(w, r).refuse(&api.Error{Code: api.CodeBusy, Message: "the Synchronizer is going down"})
+			return
+		}
+		defer s.gate.RUnlock()
+		h.ServeHTTP(w, r)
+	})
 }
 
 // permit finds out who calls and whether they may.
@@ -93,8 +106,9 @@ func (s *Server) permit(c *call, need permission, who func(*http.Request) (calle
 	if c.who, err = who(c.Request); err != nil {
 		return err
 	}
-	if need == operator && !c.who.admin {
-		return &api.Error{Code: api.CodeForbidden, Message: "only administrators may do this"}
+	switch {
+	case need == member, need == operator && c.who.admin:
+		return nil
 	}
-	return nil
+	return &api.Error{Code: api.CodeForbidden, Message: "only administrators may do this"}
 }

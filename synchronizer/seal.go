@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/rand"
 	"database/sql"
-	"errors"
 	"fmt"
 
 	"disksync/api"
@@ -31,8 +30,11 @@ func (s *Server) postVersion(c *call) error {
 		if err != nil {
 			return err
 		}
-		info = api.VersionInfo{Version: m.Version, Created: m.Created, Note: m.Note}
-		return s.enterVersion(c.Context(), tx, m)
+		if err := s.enterVersion(c.Context(), tx, m); err != nil {
+			return err
+		}
+		info, err = versionInfo(c.Context(), tx, m)
+		return err
 	})
 	if err != nil {
 		return err
@@ -53,7 +55,12 @@ func (s *Server) nextManifest(ctx context.Context, tx *sql.Tx, name string, in a
 		return nil, conflict("%s is a %s image; the mode is fixed by its first version", name, m.Mode)
 	}
 	m.Version, m.Note, m.Created = in.Version, in.Note, s.now().UTC()
+	seen := map[image.Role]bool{}
 	for _, d := range in.Disks {
+		if seen[d.Role] {
+			return nil, invalid("the %s disk is there twice", d.Role)
+		}
+		seen[d.Role] = true
 		if err := s.changeDisk(ctx, tx, m, d); err != nil {
 			return nil, err
 		}
@@ -64,7 +71,7 @@ func (s *Server) nextManifest(ctx context.Context, tx *sql.Tx, name string, in a
 // previousManifest returns the newest manifest of the image, or, for an image that is not there, an empty one of version 0.
 func (s *Server) previousManifest(ctx context.Context, tx *sql.Tx, name string, in api.Seal) (*image.Manifest, error) {
 	id, err := imageID(ctx, tx, name)
-	if e, ok := errors.AsType[*api.Error](err); ok && e.Code == api.CodeNotFound {
+	if isNotFound(err) {
 		var random [16]byte
 		rand.Read(random[:])
 		m := &image.Manifest{Format: 1, ImageID: image.RandomUUID(random), Image: name, Mode: in.Mode}

@@ -7,6 +7,7 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"net/http"
 	"path/filepath"
@@ -42,14 +43,23 @@ type Server struct {
 	transfers chan struct{}
 	log       *slog.Logger
 	now       func() time.Time
+	stall     time.Duration // that a caller may stand still
 	unlock    func() error
 	network   http.Handler
 	local     http.Handler
+
+	// gate is held for reading by each request, and taken for good by Close: nobody may write to the folder once it is
+	// unlocked.
+	gate sync.RWMutex
 
 	// work counts the goroutines that verify uploads; stop ends them.
 	work sync.WaitGroup
 	stop context.CancelFunc
 	live context.Context
+
+	// names is held while the files in the layers folder and what the catalog says about them change together. It is taken
+	// before mu.
+	names sync.Mutex
 
 	mu sync.Mutex
 	// uploads has an entry for each layer that is being received or verified, or whose upload failed.
@@ -85,29 +95,29 @@ func open(ctx context.Context, o Options, fsys durable.FS) (*Server, error) {
 		o.Now = time.Now
 	}
 	s := &Server{
-		dir: o.Dir, fsys: fsys, passwords: newPasswords(), log: o.Log, now: o.Now,
+		dir: o.Dir, fsys: fsys, passwords: newPasswords(), log: o.Log, now: o.Now, stall: stallTime,
 		logins:    newLimiter(rate.Every(6*time.Second), 10),
 		transfers: make(chan struct{}, o.MaxTransfers),
 		uploads:   map[image.LayerID]*upload{},
 	}
-	for _, dir := range []string{layersDir, statesDir} {
-		if err := durable.MakeDir(fsys, dir, 0o700); err != nil {
-			return nil, err
-		}
+	if err := prepare(fsys); err != nil {
+		return nil, err
 	}
-	for _, dir := range []string{".", layersDir, statesDir} {
-		if err := durable.RemoveTemps(fsys, dir); err != nil {
-			return nil, err
-		}
+	_, err := fsys.Stat(dbFile)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
 	}
-	var err error
-	if s.signing, err = loadSigningKey(fsys); err != nil {
+	first := err != nil
+	if s.signing, err = loadSigningKey(fsys, first); err != nil {
 		return nil, fmt.Errorf("signing key: %w", err)
 	}
-	if s.cert, err = loadCertificate(fsys); err != nil {
+	if s.cert, err = loadCertificate(fsys, first); err != nil {
 		return nil, fmt.Errorf("TLS identity: %w", err)
 	}
-	if s.db, err = openDB(ctx, filepath.Join(o.Dir, "synchronizer.db")); err != nil {
+	if err := protectDB(fsys, first); err != nil {
+		return nil, err
+	}
+	if s.db, err = openDB(ctx, filepath.Join(o.Dir, dbFile)); err != nil {
 		return nil, err
 	}
 	s.live, s.stop = context.WithCancel(context.WithoutCancel(ctx))
@@ -116,9 +126,25 @@ func open(ctx context.Context, o Options, fsys durable.FS) (*Server, error) {
 	return s, nil
 }
 
-// Close ends the work on uploads and closes the data folder. Requests must have ended.
+// prepare makes the folders and removes what an earlier process did not finish.
+func prepare(fsys durable.FS) error {
+	for _, dir := range []string{layersDir, statesDir} {
+		if err := durable.MakeDir(fsys, dir, 0o700); err != nil {
+			return err
+		}
+	}
+	for _, dir := range []string{".", layersDir, statesDir} {
+		if err := durable.RemoveTemps(fsys, dir); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Close ends the work on uploads, waits for requests that still run, and closes the data folder.
 func (s *Server) Close() error {
 	s.stop()
+	s.gate.Lock()
 	s.work.Wait()
 	return errors.Join(s.db.Close(), s.unlock())
 }

@@ -7,10 +7,8 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"net/http"
 	"strconv"
 	"sync"
-	"time"
 
 	"disksync/api"
 	"disksync/image"
@@ -46,39 +44,46 @@ func (s *Server) postUpload(c *call) error {
 	if err != nil || length <= 0 || length > maxLayerSize {
 		return invalid("length %q: want the length of the layer's file in bytes", c.URL.Query().Get("length"))
 	}
-	if done, err := s.stored(c, id); done || err != nil {
-		return err
-	}
-	u, err := s.beginUpload(id, length)
+	out, err := s.beginUpload(c.Context(), id, length)
 	if err != nil {
 		return err
 	}
-	return c.reply(s.describeUpload(id, u))
+	return c.reply(out)
 }
 
-// stored answers for a layer that is here already.
-func (s *Server) stored(c *call, id image.LayerID) (bool, error) {
-	ref, _, err := layerRef(c.Context(), s.db, id)
-	if e, ok := errors.AsType[*api.Error](err); ok && e.Code == api.CodeNotFound {
-		return false, nil
-	}
-	if err != nil {
-		return false, err
-	}
-	return true, c.reply(api.Upload{Layer: id, Length: ref.Length, Offset: ref.Length, State: api.Stored})
+// stored describes the upload of a layer that is here already; else the error is notFound.
+func (s *Server) stored(ctx context.Context, id image.LayerID) (api.Upload, error) {
+	ref, _, err := layerRef(ctx, s.db, id)
+	return api.Upload{Layer: id, Length: ref.Length, Offset: ref.Length, State: api.Stored}, err
 }
 
 // beginUpload finds the upload of a layer, or makes one that goes on from what an earlier process received. A failed upload
 // starts anew.
-func (s *Server) beginUpload(id image.LayerID, length int64) (*upload, error) {
+func (s *Server) beginUpload(ctx context.Context, id image.LayerID, length int64) (api.Upload, error) {
+	// A layer is entered and its upload forgotten one after the other: under this lock neither is half done. Without it a layer
+	// that has just been stored could pass for what a crash left behind.
+	s.names.Lock()
+	defer s.names.Unlock()
+	out, err := s.stored(ctx, id)
+	if !isNotFound(err) {
+		return out, err
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if u := s.uploads[id]; u != nil && u.state != api.Failed {
-		if u.length != length {
-			return nil, conflict("the upload of layer %s has %d bytes, not %d", id.Short(), u.length, length)
+	u := s.uploads[id]
+	if u == nil || u.state == api.Failed {
+		if u, err = s.newUpload(id, length); err != nil {
+			return out, err
 		}
-		return u, nil
 	}
+	if u.length != length {
+		return out, conflict("the upload of layer %s has %d bytes, not %d", id.Short(), u.length, length)
+	}
+	return u.describe(id), nil
+}
+
+// newUpload makes an upload. The caller holds names and mu.
+func (s *Server) newUpload(id image.LayerID, length int64) (*upload, error) {
 	free, err := s.fsys.Free()
 	if err != nil {
 		return nil, err
@@ -121,6 +126,11 @@ func (s *Server) received(id image.LayerID, length int64) (int64, error) {
 func (s *Server) describeUpload(id image.LayerID, u *upload) api.Upload {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	return u.describe(id)
+}
+
+// describe tells how far an upload is. The caller holds Server.mu.
+func (u *upload) describe(id image.LayerID) api.Upload {
 	return api.Upload{Layer: id, Length: u.length, Offset: u.offset, State: u.state, Done: u.done, Error: u.err}
 }
 
@@ -140,18 +150,22 @@ func (s *Server) findUpload(c *call) (image.LayerID, *upload, error) {
 }
 
 func (s *Server) getUpload(c *call) error {
-	id, err := c.layer()
-	if err != nil {
-		return err
-	}
-	if done, err := s.stored(c, id); done || err != nil {
-		return err
-	}
 	id, u, err := s.findUpload(c)
-	if err != nil {
+	if err == nil {
+		return c.reply(s.describeUpload(id, u))
+	}
+	if !isNotFound(err) {
 		return err
 	}
-	return c.reply(s.describeUpload(id, u))
+	// The catalog is asked second: an upload is forgotten only when its layer is in there.
+	out, storedErr := s.stored(c.Context(), id)
+	if isNotFound(storedErr) {
+		return err
+	}
+	if storedErr != nil {
+		return storedErr
+	}
+	return c.reply(out)
 }
 
 // patchUpload adds the body at the offset in the query, which must be where the upload stands. When all has arrived the
@@ -173,60 +187,72 @@ func (s *Server) patchUpload(c *call) error {
 		return &api.Error{Code: api.CodeConflict, Offset: now.Offset,
 			Message: fmt.Sprintf("the upload of layer %s is %s at %d, not at %d", id.Short(), now.State, now.Offset, offset)}
 	}
-	n, err := s.receive(c, id, offset, min(u.length-offset, api.MaxUploadChunk))
+	at, err := s.receive(c, id, offset, min(u.length-offset, api.MaxUploadChunk))
 	s.mu.Lock()
-	u.offset = offset + n
-	full := u.offset == u.length
+	u.offset = at
+	if at == u.length {
+		s.verifyUpload(id, u)
+	}
 	s.mu.Unlock()
 	if err != nil {
 		return err
 	}
-	if full {
-		s.mu.Lock()
-		s.verifyUpload(id, u)
-		s.mu.Unlock()
-	}
 	return c.reply(s.describeUpload(id, u))
 }
 
-// receive writes at most limit bytes of the body behind the first offset bytes of the upload's file and returns how many are
-// there for good. A body that is cut short keeps what arrived.
+// receive writes at most limit bytes of the body behind the first offset bytes of the upload's file and returns how many bytes
+// the file then has for good. A body that is cut short keeps what arrived; one that is too long keeps nothing.
 func (s *Server) receive(c *call, id image.LayerID, offset, limit int64) (int64, error) {
+	tooLarge := &api.Error{Code: api.CodeTooLarge, Message: fmt.Sprintf("at most %d bytes can follow here", limit), Offset: offset}
+	if c.ContentLength > limit {
+		return offset, tooLarge
+	}
 	f, err := s.openUpload(id, offset)
+	if errors.Is(err, fs.ErrNotExist) {
+		return 0, &api.Error{Code: api.CodeConflict, Message: "what had arrived has gone; begin at 0"}
+	}
 	if err != nil {
-		return 0, err
+		return offset, err
 	}
 	defer f.Close()
-	rc := http.NewResponseController(c.w)
+	body := c.body()
 	buf := make([]byte, 256<<10)
 	var n int64
 	var readErr error
 	for readErr == nil {
-		_ = rc.SetReadDeadline(time.Now().Add(stallTime)) // in-memory connections of tests know no deadlines
 		var k int
-		k, readErr = c.Body.Read(buf)
+		k, readErr = body.Read(buf)
 		if int64(k) > limit-n {
-			return n, &api.Error{Code: api.CodeTooLarge, Message: fmt.Sprintf("at most %d bytes can follow here", limit)}
+			return offset, tooLarge
 		}
 		if _, err := f.WriteAt(buf[:k], offset+n); err != nil {
-			return 0, fmt.Errorf("write upload: %w", err)
+			return offset, fmt.Errorf("write upload: %w", err)
 		}
 		n += int64(k)
 	}
 	if err := f.Sync(); err != nil {
-		return 0, fmt.Errorf("sync upload: %w", err)
+		return offset, fmt.Errorf("sync upload: %w", err)
 	}
 	if !errors.Is(readErr, io.EOF) {
-		return n, invalid("the request was cut off after %d bytes", n)
+		return offset + n, &api.Error{Code: api.CodeConflict, Offset: offset + n,
+			Message: fmt.Sprintf("the request was cut off after %d bytes, which are kept", n)}
 	}
-	return n, nil
+	return offset + n, nil
 }
 
 func (s *Server) openUpload(id image.LayerID, offset int64) (durable.File, error) {
-	if offset == 0 {
-		return s.fsys.Create(uploadFile(id), 0o600)
+	if offset > 0 {
+		return s.fsys.OpenWrite(uploadFile(id))
 	}
-	return s.fsys.OpenWrite(uploadFile(id))
+	f, err := s.fsys.Create(uploadFile(id), 0o600)
+	if err != nil {
+		return nil, err
+	}
+	// What arrives is only there for good when its name is.
+	if err := s.fsys.SyncDir(layersDir); err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return f, nil
 }
 
 func (s *Server) deleteUpload(c *call) error {
@@ -243,6 +269,8 @@ func (s *Server) deleteUpload(c *call) error {
 	if u.state == api.Verifying {
 		return conflict("layer %s is being verified", id.Short())
 	}
+	// A request that has found it already must not go on with it.
+	u.state = api.Failed
 	delete(s.uploads, id)
 	return durable.Remove(s.fsys, uploadFile(id))
 }
@@ -252,10 +280,13 @@ func (s *Server) verifyUpload(id image.LayerID, u *upload) {
 	u.state = api.Verifying
 	s.work.Go(func() {
 		err := s.storeUpload(s.live, id, u)
-		if err != nil && s.live.Err() == nil && !errors.Is(err, errInterrupted) {
-			// The bytes are not what they should be, so going on from them makes no sense.
+		if _, verdict := errors.AsType[*api.Error](err); verdict {
+			// What arrived is no good, so going on from it makes no sense. Any other error is this machine's, and the bytes,
+			// which may have taken days to come here, stay.
 			err = errors.Join(err, durable.Remove(s.fsys, uploadFile(id)))
-			s.log.Error("upload refused", "layer", id, "error", err)
+		}
+		if err != nil && s.live.Err() == nil {
+			s.log.Error("upload not stored", "layer", id, "error", err)
 		}
 		s.mu.Lock()
 		defer s.mu.Unlock()
@@ -272,11 +303,15 @@ var errInterrupted = errors.New("interrupted")
 
 // storeUpload checks every frame of a layer and that it leads where it says, then gives it its name and enters it.
 func (s *Server) storeUpload(ctx context.Context, id image.LayerID, u *upload) error {
-	f, err := s.fsys.Open(uploadFile(id))
+	f, err := s.fsys.OpenWrite(uploadFile(id))
 	if err != nil {
 		return err
 	}
 	defer f.Close()
+	// An earlier process may have died before its sync.
+	if err := f.Sync(); err != nil {
+		return fmt.Errorf("sync upload: %w", err)
+	}
 	x, err := layer.ReadIndex(f, u.length)
 	if err != nil {
 		return damaged("%v", err)
@@ -285,6 +320,9 @@ func (s *Server) storeUpload(ctx context.Context, id image.LayerID, u *upload) e
 		return damaged("it is layer %s", x.ID().Short())
 	}
 	from, err := s.state(ctx, x.From())
+	if isNotFound(err) {
+		return conflict("the layer starts from state %s, which is not here; look again", x.From().Short())
+	}
 	if err != nil {
 		return fmt.Errorf("state that the layer starts from: %w", err)
 	}
@@ -310,7 +348,8 @@ func (s *Server) storeUpload(ctx context.Context, id image.LayerID, u *upload) e
 	if err := s.storeState(to); err != nil {
 		return err
 	}
-	// The content was synced when it was received.
+	s.names.Lock()
+	defer s.names.Unlock()
 	if err := durable.Publish(s.fsys, uploadFile(id), layerFile(id.String())); err != nil {
 		return err
 	}

@@ -1,0 +1,115 @@
+package synchronizer
+
+import (
+	"context"
+	"net/http"
+	"time"
+
+	"golang.org/x/crypto/argon2"
+
+	"disksync/image"
+	"disksync/internal/durable"
+)
+
+// Permission is permission, for tests.
+type Permission = permission
+
+// The permissions.
+const (
+	Anybody  = anybody
+	Member   = member
+	Operator = operator
+)
+
+// Route is an entry of the route table.
+type Route struct {
+	Pattern string
+	Need    Permission
+	Audit   string
+}
+
+// Routes returns the route table.
+func Routes() []Route {
+	var out []Route
+	for _, r := range routes {
+		out = append(out, Route{r.pattern, r.need, r.audit})
+	}
+	return out
+}
+
+// OpenOn is Open with the files other than the catalog in fsys, and without a lock.
+func OpenOn(ctx context.Context, o Options, fsys durable.FS) (*Server, error) {
+	s, err := open(ctx, o, fsys)
+	if err != nil {
+		return nil, err
+	}
+	s.unlock = func() error { return nil }
+	return s, nil
+}
+
+// Reboot has the Server go on with the files of fsys and no memory of uploads, as a new process would. It is not safe while
+// requests run.
+func (s *Server) Reboot(fsys durable.FS) error {
+	s.work.Wait()
+	s.fsys, s.uploads = fsys, map[image.LayerID]*upload{}
+	return prepare(fsys)
+}
+
+// Local returns the handler of the local socket.
+func (s *Server) Local() http.Handler { return s.local }
+
+// SetStall sets the time that a caller may stand still. It is not safe while requests run.
+func (s *Server) SetStall(d time.Duration) { s.stall = d }
+
+// CheapPasswords has argon2 take hardly any time and memory, whatever the parameters say.
+func (s *Server) CheapPasswords() {
+	s.passwords.derive = func(password, salt []byte, _, _ uint32, _ uint8, keyLen uint32) []byte {
+		return argon2.IDKey(password, salt, 1, 64, 1, keyLen)
+	}
+}
+
+// BeforeDerivation has f called before each run of argon2. It is not safe while requests run.
+func (s *Server) BeforeDerivation(f func()) {
+	derive := s.passwords.derive
+	s.passwords.derive = func(password, salt []byte, time, memory uint32, threads uint8, keyLen uint32) []byte {
+		f()
+		return derive(password, salt, time, memory, threads, keyLen)
+	}
+}
+
+// WaitVerified waits until no upload is being verified.
+func (s *Server) WaitVerified() { s.work.Wait() }
+
+// DrainsWithin reports whether all transfers end in that time.
+func (s *Server) DrainsWithin(d time.Duration) bool {
+	ended := time.After(d)
+	for range cap(s.transfers) {
+		select {
+		case s.transfers <- struct{}{}:
+		case <-ended:
+			return false
+		}
+	}
+	for range cap(s.transfers) {
+		<-s.transfers
+	}
+	return true
+}
+
+// Exec runs a statement on the catalog.
+func (s *Server) Exec(ctx context.Context, query string, args ...any) error {
+	_, err := s.db.ExecContext(ctx, query, args...)
+	return err
+}
+
+// Query runs a query of one value.
+func (s *Server) Query(ctx context.Context, v any, query string, args ...any) error {
+	return s.db.QueryRowContext(ctx, query, args...).Scan(v)
+}
+
+// Names of files in the data folder.
+var (
+	LayerFile  = layerFile
+	StateFile  = stateFile
+	UploadFile = uploadFile
+)
