@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -55,13 +56,26 @@ func (l Line) orDefault() Line {
 	return l
 }
 
+// dialer makes connections that fail when what was sent is not acknowledged, or cannot be sent, for a few times LowSpeedTime: on a
+// lossy line one packet may need several attempts. Reads are watched where an answer is read; this watches writes.
+func (l Line) dialer() *net.Dialer {
+	patience := int(4 * l.LowSpeedTime / time.Millisecond)
+	return &net.Dialer{Timeout: l.ConnectTime, Control: func(_, _ string, raw syscall.RawConn) error {
+		var err error
+		controlErr := raw.Control(func(fd uintptr) {
+			err = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, patience)
+		})
+		return errors.Join(err, controlErr)
+	}}
+}
+
 // Client speaks to one Synchronizer. It is safe for concurrent use.
 type Client struct {
 	base  *url.URL
 	http  *http.Client
 	token string
 	line  Line
-	bytes atomic.Int64
+	bytes *atomic.Int64
 }
 
 // New returns a Client. Nothing is sent before the first call.
@@ -69,15 +83,14 @@ func New(o Options) (*Client, error) {
 	if o.URL == nil || o.URL.Scheme != "https" || o.URL.Host == "" {
 		return nil, fmt.Errorf("address %v: want https://host:port", o.URL)
 	}
-	c := &Client{base: o.URL, token: o.Token, line: o.Line.orDefault()}
-	d := &net.Dialer{Timeout: c.line.ConnectTime}
-	c.http = newHTTP(newPinned(o.Fingerprint, c.counting(d.DialContext)))
+	c := &Client{base: o.URL, token: o.Token, line: o.Line.orDefault(), bytes: new(atomic.Int64)}
+	c.http = newHTTP(newPinned(o.Fingerprint, c.counting(c.line.dialer().DialContext)))
 	return c, nil
 }
 
 // NewLocal returns a Client that speaks, as an administrator, to the process that serves the data folder dir.
 func NewLocal(dir, socket string) *Client {
-	c := &Client{base: &url.URL{Scheme: "http", Host: "local"}, line: Line{}.orDefault()}
+	c := &Client{base: &url.URL{Scheme: "http", Host: "local"}, line: Line{}.orDefault(), bytes: new(atomic.Int64)}
 	c.http = newHTTP(&http.Transport{
 		DialContext: c.counting(func(ctx context.Context, _, _ string) (net.Conn, error) {
 			// A socket's address has room for 108 bytes; the path through the open folder is short.
@@ -89,7 +102,7 @@ func NewLocal(dir, socket string) *Client {
 			var d net.Dialer
 			return d.DialContext(ctx, "unix", filepath.Join(fmt.Sprintf("/proc/self/fd/%d", fd), socket))
 		}),
-		DisableCompression: true,
+		DisableCompression: true, IdleConnTimeout: idleTime,
 	})
 	return c
 }
@@ -97,16 +110,14 @@ func NewLocal(dir, socket string) *Client {
 func newHTTP(rt http.RoundTripper) *http.Client {
 	return &http.Client{
 		Transport: rt,
-		// Somebody who could redirect us could send us anywhere.
-		CheckRedirect: func(*http.Request, []*http.Request) error {
-			return errors.New("the server redirects, which a Synchronizer never does")
-		},
+		// Somebody who could redirect us could send us anywhere. A Synchronizer never does, so it is a wrong answer like others.
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}
 }
 
 // WithToken returns a Client that shares the connections and shows another token.
 func (c *Client) WithToken(token string) *Client {
-	return &Client{base: c.base, http: c.http, token: token, line: c.line}
+	return &Client{base: c.base, http: c.http, token: token, line: c.line, bytes: c.bytes}
 }
 
 // Close closes idle connections.
@@ -122,7 +133,7 @@ func (c *Client) counting(dial dialFunc) dialFunc {
 		if err != nil {
 			return nil, err
 		}
-		return &countedConn{Conn: conn, n: &c.bytes}, nil
+		return &countedConn{Conn: conn, n: c.bytes}, nil
 	}
 }
 
@@ -147,6 +158,10 @@ func (c *countedConn) Write(p []byte) (int, error) {
 func (c *Client) request(ctx context.Context, method string, query url.Values, body []byte, elems ...string) (*http.Request, error) {
 	escaped := make([]string, 0, len(elems)+1)
 	for _, e := range append([]string{api.Version}, elems...) {
+		// These would be cleaned away, and what is left is the path of something else.
+		if e == "" || e == "." || e == ".." {
+			return nil, &api.Error{Code: api.CodeInvalid, Message: fmt.Sprintf("nothing can be called %q", e)}
+		}
 		escaped = append(escaped, url.PathEscape(e))
 	}
 	u := c.base.JoinPath(escaped...)
@@ -182,15 +197,22 @@ func (c *Client) do(req *http.Request, want ...int) (*http.Response, error) {
 		}
 	}
 	defer resp.Body.Close()
-	return nil, answerError(resp)
+	return nil, c.answerError(resp)
 }
 
-// answerError makes an error of an answer that is not a success.
-func answerError(resp *http.Response) error {
-	b, err := io.ReadAll(io.LimitReader(resp.Body, api.MaxJSON))
+// answerError makes an error of an answer that is not the success that was asked for.
+func (c *Client) answerError(resp *http.Response) error {
+	odd := &ProtocolError{fmt.Sprintf("status %d %s with %s", resp.StatusCode, http.StatusText(resp.StatusCode), kindOf(resp))}
+	if resp.StatusCode < http.StatusBadRequest || !isJSON(resp) {
+		return odd
+	}
+	b, err := c.readAll(resp, api.MaxJSON)
+	if err != nil {
+		return err
+	}
 	e := new(api.Error)
-	if err != nil || !isJSON(resp) || json.Unmarshal(b, e) != nil || e.Code == "" {
-		return &ProtocolError{fmt.Sprintf("status %s with %s", resp.Status, kindOf(resp))}
+	if json.Unmarshal(b, e) != nil || e.Code == "" {
+		return odd
 	}
 	after, err := time.ParseDuration(resp.Header.Get("Retry-After") + "s")
 	if e.Code == api.CodeBusy && err == nil && after >= 0 {

@@ -82,6 +82,9 @@ func (c *Client) Index(ctx context.Context, ref image.LayerRef) (*layer.Index, e
 // Range returns length bytes of a layer's file from offset. The body gives exactly that many bytes or an error; the caller
 // closes it.
 func (c *Client) Range(ctx context.Context, ref image.LayerRef, offset, length int64) (io.ReadCloser, error) {
+	if offset < 0 || length <= 0 || length > ref.Length-offset {
+		return nil, fmt.Errorf("layer %s: %d bytes at %d are not in its %d", ref.ID.Short(), length, offset, ref.Length)
+	}
 	ctx, cancel := context.WithCancel(ctx)
 	req, err := c.request(ctx, http.MethodGet, nil, nil, "layers", ref.ID.String())
 	if err != nil {
@@ -120,7 +123,7 @@ func checkRange(resp *http.Response, ref image.LayerRef, offset, length int64) e
 	return nil
 }
 
-// exact gives exactly left bytes: a body that ends early is an error and not an end, and one that does not end is cut.
+// exact gives exactly left bytes: a body that ends early is an error and not an end, and so is one that does not end.
 type exact struct {
 	*watched
 	left   int64
@@ -136,12 +139,29 @@ func (e *exact) Read(p []byte) (int, error) {
 	n, err := e.watched.Read(p[:min(int64(len(p)), e.left)])
 	e.left -= int64(n)
 	switch {
-	case err == nil || errors.Is(err, io.EOF) && e.left == 0:
+	case errors.Is(err, io.EOF) && e.left == 0:
+		return n, nil
+	case err == nil && e.left == 0:
+		if err := e.end(); err != nil {
+			return 0, err // with the last bytes it would be overlooked by who wants no more than those
+		}
+		return n, nil
+	case err == nil:
 		return n, nil
 	case errors.Is(err, io.EOF):
 		err = io.ErrUnexpectedEOF
 	}
 	return n, lineError(e.ctx, err)
+}
+
+// end looks whether a body of which all was read is at its end. Only more bytes make it a wrong one; a line that fails now has
+// done its work.
+func (e *exact) end() error {
+	var more [1]byte
+	if n, _ := e.watched.Read(more[:]); n > 0 {
+		return &ProtocolError{"more bytes than were asked for"}
+	}
+	return nil
 }
 
 // Close implements io.Closer. What was not read is not waited for.
@@ -150,7 +170,8 @@ func (e *exact) Close() error {
 	return e.watched.Close()
 }
 
-// ReaderAt returns a layer's file as an io.ReaderAt; each read is a request.
+// ReaderAt returns a layer's file as an io.ReaderAt; each read is a request, which is made again when the line fails or the
+// Synchronizer is busy.
 func (c *Client) ReaderAt(ctx context.Context, ref image.LayerRef) io.ReaderAt {
 	return readerAt{ctx, c, ref}
 }
@@ -163,18 +184,43 @@ type readerAt struct {
 }
 
 func (r readerAt) ReadAt(p []byte, off int64) (int, error) {
+	if len(p) == 0 {
+		return 0, nil
+	}
 	if off >= r.ref.Length {
 		return 0, io.EOF
 	}
-	want := min(int64(len(p)), r.ref.Length-off)
-	body, err := r.c.Range(r.ctx, r.ref, off, want)
+	want := p[:min(int64(len(p)), r.ref.Length-off)]
+	n, failures := 0, 0
+	var pause Backoff
+	for {
+		k, err := r.read(want[n:], off+int64(n))
+		n += k
+		if n == len(want) {
+			break
+		}
+		if failures++; k > 0 {
+			failures = 0
+			pause.Reset()
+		}
+		if !Temporary(err) || failures >= maxFailures {
+			return n, err
+		}
+		if err := pause.Wait(r.ctx, err); err != nil {
+			return n, err
+		}
+	}
+	if n < len(p) {
+		return n, io.EOF
+	}
+	return n, nil
+}
+
+func (r readerAt) read(p []byte, off int64) (int, error) {
+	body, err := r.c.Range(r.ctx, r.ref, off, int64(len(p)))
 	if err != nil {
 		return 0, err
 	}
 	defer body.Close()
-	n, err := io.ReadFull(body, p[:want])
-	if err == nil && want < int64(len(p)) {
-		err = io.EOF
-	}
-	return n, err
+	return io.ReadFull(body, p)
 }

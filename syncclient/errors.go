@@ -56,8 +56,12 @@ func (e *BusyError) Error() string {
 // Unwrap returns the answer.
 func (e *BusyError) Unwrap() error { return e.Err }
 
-// maxRetryAfter bounds how long a server can make us wait.
-const maxRetryAfter = 10 * time.Minute
+const (
+	// maxRetryAfter bounds how long a server can make us wait.
+	maxRetryAfter = 10 * time.Minute
+	// maxFailures is how often in a row something is tried again without anything having moved.
+	maxFailures = 8
+)
 
 // Code returns the code of an error that the Synchronizer answered with, else "".
 func Code(err error) api.Code {

@@ -59,7 +59,10 @@ func (e *PinError) Error() string {
 // Probe connects to a server and returns the fingerprint of the key that it proves to have, for a person to confirm. Nothing
 // is sent to it.
 func Probe(ctx context.Context, server *url.URL) (Fingerprint, error) {
-	p := newPinned(Fingerprint{}, nil)
+	if server.Scheme != "https" {
+		return Fingerprint{}, fmt.Errorf("look at %s: want https://host:port", server.Redacted())
+	}
+	p := newPinned(Fingerprint{}, Line{}.orDefault().dialer().DialContext)
 	defer p.CloseIdleConnections()
 	req, err := http.NewRequestWithContext(ctx, http.MethodHead, server.String(), nil)
 	if err != nil {
@@ -99,6 +102,7 @@ const (
 	handshakeTime = 30 * time.Second
 	headerTime    = 2 * time.Minute
 	idleTime      = 90 * time.Second
+	maxHeader     = 64 << 10
 )
 
 func (p *pinned) transport(leaf *x509.Certificate) *http.Transport {
@@ -118,7 +122,7 @@ func (p *pinned) transport(leaf *x509.Certificate) *http.Transport {
 		Proxy: http.ProxyFromEnvironment, DialContext: p.dial, TLSClientConfig: config, ForceAttemptHTTP2: true,
 		TLSHandshakeTimeout: handshakeTime, ResponseHeaderTimeout: headerTime, IdleConnTimeout: idleTime,
 		DisableCompression: true, // layers are packed, and an answer must be what was asked for byte by byte
-		MaxIdleConns:       8,
+		MaxIdleConns:       8, MaxResponseHeaderBytes: maxHeader,
 	}
 }
 

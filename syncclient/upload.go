@@ -27,8 +27,6 @@ var ErrUploadDamaged = errors.New("the Synchronizer refused the layer")
 
 const (
 	uploadChunk = 8 << 20
-	// maxFailures is how often in a row an upload is tried again without anything having moved.
-	maxFailures = 8
 	pollEvery   = 200 * time.Millisecond
 )
 
@@ -38,13 +36,16 @@ func (c *Client) Upload(ctx context.Context, id image.LayerID, r io.ReaderAt, le
 	if progress == nil {
 		progress = func(UploadProgress) {}
 	}
+	up := &uploading{c: c, id: id, r: r, length: length, at: -1}
 	var pause Backoff
 	failures := 0
-	last := int64(-1)
-	begun := false
 	for {
-		u, err := c.uploadStep(ctx, id, r, length, begun)
-		begun = begun || err == nil
+		before := up.at
+		u, err := up.step(ctx)
+		if up.at != before {
+			failures = 0
+			pause.Reset()
+		}
 		switch {
 		case err != nil && (!Temporary(err) || failures >= maxFailures):
 			return fmt.Errorf("upload layer %s: %w", id.Short(), err)
@@ -60,45 +61,82 @@ func (c *Client) Upload(ctx context.Context, id image.LayerID, r io.ReaderAt, le
 			done = u.Done
 		}
 		progress(UploadProgress{u.State, done, length})
-		if u.Offset != last {
-			failures, last = 0, u.Offset
-			pause.Reset()
-		}
-		switch u.State {
-		case api.Stored:
+		if u.State == api.Stored {
 			return nil
-		case api.Failed:
-			return fmt.Errorf("upload layer %s: %w: %w", id.Short(), ErrUploadDamaged, u.Error)
 		}
 	}
 }
 
-// uploadStep asks how far the upload is, beginning it where it is not begun, and does the next thing: send a chunk, or wait for
-// the verification. An upload that failed in an earlier Upload is begun anew.
-func (c *Client) uploadStep(ctx context.Context, id image.LayerID, r io.ReaderAt, length int64, begun bool) (api.Upload, error) {
-	var u api.Upload
-	err := c.call(ctx, http.MethodGet, nil, &u, "uploads", id.String())
-	if Code(err) == api.CodeNotFound || err == nil && u.State == api.Failed && !begun {
-		u = api.Upload{}
-		err = c.callRaw(ctx, http.MethodPost, url.Values{"length": {strconv.FormatInt(length, 10)}}, nil, &u, "uploads", id.String())
+// uploading is one run of Upload.
+type uploading struct {
+	c      *Client
+	id     image.LayerID
+	r      io.ReaderAt
+	length int64
+	begun  bool
+	at     int64 // where it stood when last heard of
+}
+
+// step asks how far the upload is, beginning it where it is not begun, and does the next thing: send a chunk, or wait for the
+// verification. An upload that failed in an earlier Upload is begun anew.
+func (p *uploading) step(ctx context.Context) (api.Upload, error) {
+	u, err := p.call(ctx, http.MethodGet, nil, nil)
+	if Code(err) == api.CodeNotFound || err == nil && u.State == api.Failed && !p.begun {
+		u, err = p.call(ctx, http.MethodPost, url.Values{"length": {strconv.FormatInt(p.length, 10)}}, nil)
 	}
-	if err != nil || u.State == api.Stored || u.State == api.Failed {
+	if err != nil {
 		return u, err
 	}
-	if u.State == api.Verifying {
+	p.begun = true
+	switch u.State {
+	case api.Stored:
+		return u, nil
+	case api.Verifying:
 		return u, poll(ctx)
+	case api.Failed:
+		return u, refused(u)
 	}
-	if u.Offset < 0 || u.Offset > length {
-		return u, &ProtocolError{fmt.Sprintf("an upload of %d bytes stands at %d", length, u.Offset)}
+	return p.send(ctx, u)
+}
+
+// refused is the error of an upload that failed.
+func refused(u api.Upload) error {
+	switch {
+	case u.Error == nil:
+		return &ProtocolError{"an upload that failed without a reason"}
+	case u.Error.Code == api.CodeDamaged:
+		return fmt.Errorf("%w: %w", ErrUploadDamaged, u.Error)
 	}
-	chunk := make([]byte, min(uploadChunk, length-u.Offset))
-	if n, err := r.ReadAt(chunk, u.Offset); n < len(chunk) {
+	return u.Error
+}
+
+// send sends the next chunk of an upload that stands where u says.
+func (p *uploading) send(ctx context.Context, u api.Upload) (api.Upload, error) {
+	if u.State != api.Uploading || u.Offset < 0 || u.Offset >= p.length {
+		return u, &ProtocolError{fmt.Sprintf("an upload of %d bytes is %q at %d", p.length, u.State, u.Offset)}
+	}
+	chunk := make([]byte, min(uploadChunk, p.length-u.Offset))
+	if n, err := p.r.ReadAt(chunk, u.Offset); n < len(chunk) {
 		return u, fmt.Errorf("read the layer: %w", err)
 	}
-	err = c.callRaw(ctx, http.MethodPatch, url.Values{"offset": {strconv.FormatInt(u.Offset, 10)}}, chunk, &u, "uploads", id.String())
-	if Code(err) == api.CodeConflict {
+	after, err := p.call(ctx, http.MethodPatch, url.Values{"offset": {strconv.FormatInt(u.Offset, 10)}}, chunk)
+	switch {
+	case Code(err) == api.CodeConflict:
 		// Another request got further, perhaps one of ours whose answer was lost: ask again where it stands.
 		return u, poll(ctx)
+	case Code(err) == api.CodeNotFound:
+		return u, &ProtocolError{"an upload that was begun is not known"} // it was restarted meanwhile, most likely
+	case err == nil && after.State == api.Uploading && after.Offset <= u.Offset:
+		return u, &ProtocolError{fmt.Sprintf("an upload that took bytes at %d and stands at %d", u.Offset, after.Offset)}
+	}
+	return after, err
+}
+
+func (p *uploading) call(ctx context.Context, method string, query url.Values, body []byte) (api.Upload, error) {
+	var u api.Upload
+	err := p.c.callRaw(ctx, method, query, body, &u, "uploads", p.id.String())
+	if err == nil {
+		p.at = u.Offset
 	}
 	return u, err
 }

@@ -1,0 +1,142 @@
+package netchaos
+
+import (
+	"net"
+	"sync"
+	"time"
+)
+
+// piece is the most that is passed on at once.
+const piece = 16 << 10
+
+// link is one connection through the Proxy.
+type link struct {
+	client, server *net.TCPConn
+	once           sync.Once
+	ended          chan struct{}
+}
+
+// end closes both sides, or resets them.
+func (l *link) end(reset bool) {
+	l.once.Do(func() {
+		for _, c := range []*net.TCPConn{l.client, l.server} {
+			if reset {
+				_ = c.SetLinger(0)
+			}
+			c.Close()
+		}
+		close(l.ended)
+	})
+}
+
+func (p *Proxy) serve(client *net.TCPConn) {
+	if x, _ := p.now(); x.Refuse {
+		_ = client.SetLinger(0)
+		client.Close()
+		return
+	}
+	var d net.Dialer
+	c, err := d.DialContext(p.ctx, "tcp", p.target)
+	if err != nil {
+		client.Close()
+		return
+	}
+	l := &link{client: client, server: c.(*net.TCPConn), ended: make(chan struct{})}
+	p.mu.Lock()
+	p.open[l] = true
+	p.conns++
+	p.mu.Unlock()
+	if p.ctx.Err() != nil {
+		l.end(false) // the test has ended, and nobody may have seen this one
+	}
+	down := &flow{p: p, l: l, to: l.client, from: l.server, count: &p.down, direction: func(x Toxics) Toxic { return x.Down }}
+	up := &flow{p: p, l: l, to: l.server, from: l.client, count: &p.up, direction: func(x Toxics) Toxic { return x.Up }}
+	var both sync.WaitGroup
+	both.Go(down.carry)
+	both.Go(up.carry)
+	both.Wait()
+	l.end(false)
+	p.mu.Lock()
+	delete(p.open, l)
+	p.mu.Unlock()
+}
+
+// flow is one direction of a link.
+type flow struct {
+	p         *Proxy
+	l         *link
+	to, from  *net.TCPConn
+	count     *int64 // of the Proxy; guarded by its mu
+	direction func(Toxics) Toxic
+	moved     int64
+}
+
+// carry passes bytes on until the flow ends.
+func (f *flow) carry() {
+	buf := make([]byte, piece)
+	for {
+		n, err := f.from.Read(buf)
+		for b := buf[:n]; len(b) > 0; {
+			k, ok := f.pass(b)
+			if !ok {
+				return
+			}
+			b = b[k:]
+		}
+		if err != nil {
+			// The other direction may still have something to say.
+			_ = f.to.CloseWrite()
+			return
+		}
+	}
+}
+
+// pass passes on the beginning of b as the toxics of this moment allow. It returns false when the connection has ended.
+func (f *flow) pass(b []byte) (int, bool) {
+	all, changed := f.p.now()
+	x := f.direction(all)
+	at, stalls, resets := x.end()
+	if at > 0 && f.moved >= at && stalls {
+		return 0, f.l.wait(nil, changed)
+	}
+	if at > 0 {
+		b = b[:max(min(int64(len(b)), at-f.moved), 0)]
+	}
+	pause := x.Latency
+	if x.Rate > 0 {
+		b = b[:min(len(b), max(x.Rate/20, 1))]
+		pause += time.Duration(len(b)) * time.Second / time.Duration(x.Rate)
+	}
+	if pause > 0 {
+		t := time.NewTimer(pause)
+		defer t.Stop()
+		if !f.l.wait(t.C, nil) {
+			return 0, false
+		}
+	}
+	if i := x.FlipAt - 1 - f.moved; x.FlipAt > 0 && i >= 0 && i < int64(len(b)) {
+		b[i] ^= 1
+	}
+	n, err := f.to.Write(b)
+	f.moved += int64(n)
+	f.p.mu.Lock()
+	*f.count += int64(n)
+	f.p.mu.Unlock()
+	if at > 0 && f.moved >= at && !stalls {
+		f.l.end(resets)
+		return n, false
+	}
+	return n, err == nil
+}
+
+// wait waits for one of the two and returns false when the connection has ended before.
+func (l *link) wait(timer <-chan time.Time, changed <-chan struct{}) bool {
+	select {
+	case <-timer:
+		return true
+	case <-changed:
+		return true
+	case <-l.ended:
+		return false
+	}
+}
