@@ -3,6 +3,7 @@ package dbusapi
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -14,6 +15,7 @@ import (
 	"disksync/endpoint"
 	"disksync/image"
 	"disksync/internal/busconn"
+	"disksync/internal/problem"
 	"disksync/syncclient"
 )
 
@@ -37,6 +39,11 @@ func (c *Client) Close() error { return c.conn.Close() }
 
 // call calls a method of our own interface.
 func (c *Client) call(ctx context.Context, method string, args ...any) ([]any, error) {
+	for _, a := range args {
+		if text, ok := a.(string); ok && text != sendable(text) {
+			return nil, usage("a text with a NUL, or that is not UTF-8, cannot be sent to the service")
+		}
+	}
 	call := c.obj.CallWithContext(ctx, ifaceOwn+"."+method, 0, args...)
 	if call.Err != nil {
 		if ctx.Err() != nil {
@@ -64,9 +71,9 @@ func (c *Client) get(ctx context.Context, v any, method string, args ...any) err
 }
 
 // StateFolder returns the state folder of the service.
-func (c *Client) StateFolder() (string, error) {
-	v, err := c.obj.GetProperty(ifaceOwn + ".state-folder")
-	if err != nil {
+func (c *Client) StateFolder(ctx context.Context) (string, error) {
+	var v dbus.Variant
+	if err := c.obj.CallWithContext(ctx, ifaceProperties+".Get", 0, ifaceOwn, "state-folder").Store(&v); err != nil {
 		return "", fromBus(err)
 	}
 	s, _ := v.Value().(string)
@@ -153,8 +160,11 @@ func (c *Client) Operations(ctx context.Context) ([]endpoint.Status, error) {
 	return v, c.get(ctx, &v, "operations")
 }
 
-// pollEvery is the time between looks at an operation that is being followed.
-const pollEvery = 250 * time.Millisecond
+// The time between looks at an operation that is being followed: short at first, because many are over at once.
+const (
+	pollFirst = 20 * time.Millisecond
+	pollEvery = 250 * time.Millisecond
+)
 
 // Run starts an operation and follows it to its end, telling show how it goes. When ctx ends, the operation is stopped, with
 // what it did kept.
@@ -183,11 +193,9 @@ func (c *Client) Resume(ctx context.Context, id image.UUID, show func(endpoint.S
 }
 
 func (c *Client) follow(ctx context.Context, path dbus.ObjectPath, show func(endpoint.Status)) (*endpoint.Receipt, error) {
-	tick := time.NewTicker(pollEvery)
-	defer tick.Stop()
-	for {
+	for pause := pollFirst; ; pause = min(2*pause, pollEvery) {
 		select {
-		case <-tick.C:
+		case <-time.After(pause):
 		case <-ctx.Done():
 			c.stop(path)
 			return nil, context.Cause(ctx)
@@ -198,13 +206,21 @@ func (c *Client) follow(ctx context.Context, path dbus.ObjectPath, show func(end
 				c.stop(path)
 				return nil, context.Cause(ctx)
 			}
-			return nil, err
+			return nil, deletedMeanwhile(err)
 		}
 		show(st)
 		if !st.Active {
 			return st.Receipt, st.Outcome()
 		}
 	}
+}
+
+// deletedMeanwhile explains why an operation that is followed is not there any more.
+func deletedMeanwhile(err error) error {
+	if errors.Is(err, errNoOperation) {
+		return problem.New("DS-STOPPED", problem.Interrupted, nil, "the operation was cancelled", "what was installed before is as it was", "")
+	}
+	return err
 }
 
 // stopTime bounds the last word to the service after an interrupt.

@@ -1,6 +1,7 @@
 package dbusapi
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"strings"
@@ -12,7 +13,24 @@ import (
 )
 
 func dbusError(name, format string, args ...any) *dbus.Error {
-	return dbus.NewError(name, []any{fmt.Sprintf(format, args...)})
+	return dbus.NewError(name, []any{sayable(fmt.Sprintf(format, args...))})
+}
+
+// sendable makes a text one that a bus carries. Names of files and answers of servers can be anything; a bus takes one NUL for
+// an attack and ends the connection.
+func sendable(s string) string {
+	return strings.ReplaceAll(strings.ToValidUTF8(s, "?"), "\x00", "?")
+}
+
+// maxAnswer bounds the texts of an error: what a caller says wrong is told back, but not all of what there may be of it.
+const maxAnswer = 2000
+
+// sayable makes a text one that is fit for an error.
+func sayable(s string) string {
+	if len(s) > maxAnswer {
+		s = s[:maxAnswer] + "…"
+	}
+	return sendable(s)
 }
 
 // Numbers of the original's results that its callers may look for, by public reason.
@@ -43,14 +61,17 @@ func own(err error) *dbus.Error {
 		return nil
 	}
 	p := problem.Of(err)
-	return dbus.NewError(errOwn, []any{p.Error(), p.Safe, p.Next, p.Code, int32(p.Exit)})
+	return dbus.NewError(errOwn, []any{sayable(p.Error()), sayable(p.Safe), sayable(p.Next), sayable(p.Code), int32(p.Exit)})
 }
 
 // fromBus turns an error of a call into one for people.
 func fromBus(err error) error {
 	e, ok := errors.AsType[dbus.Error](err)
-	if !ok {
+	switch {
+	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
 		return err
+	case !ok: // no answer, so it is the connection that failed
+		return goneAway(err)
 	}
 	text := make([]string, 0, 4)
 	exit := int32(problem.Failure)
@@ -67,11 +88,26 @@ func fromBus(err error) error {
 		return problem.New(text[3], problem.Exit(exit), nil, text[0], text[1], text[2])
 	case strings.HasSuffix(e.Name, ".ServiceUnknown"), strings.HasSuffix(e.Name, ".NameHasNoOwner"):
 		return noService(err)
+	case e.Name == errUnknownObject:
+		return problem.New("DS-NO-OPERATION", problem.NotFound, errNoOperation, "not done", "nothing was changed", "`disksyncmgr status` shows what there is")
+	case strings.HasSuffix(e.Name, ".NoReply"), strings.HasSuffix(e.Name, ".Disconnected"):
+		return goneAway(err)
 	case strings.HasSuffix(e.Name, ".AccessDenied"):
 		return problem.New("DS-ACCESS-DENIED", problem.NeedsLogin, nil, "the service does not take this from you: "+strings.Join(text, " "), "nothing was changed",
 			"do it as root, or as a member of the group that the service was started with")
 	}
+	if e.Name == errFailed {
+		return fmt.Errorf("the service says: %s", strings.Join(text, " "))
+	}
 	return fmt.Errorf("the service says: %s: %s", e.Name, strings.Join(text, " "))
+}
+
+// errNoOperation says that an operation is not there, or no longer.
+var errNoOperation = errors.New("there is no such operation")
+
+func goneAway(err error) error {
+	return problem.New("DS-SERVICE-GONE", problem.Unreachable, err, "the service or its bus went away", "what was done is kept",
+		"when the service is there again it goes on by itself; `disksyncmgr status` shows how far it is")
 }
 
 func noService(err error) error {

@@ -10,7 +10,7 @@ import (
 	"disksync/image"
 )
 
-// The methods below are the original's. Those that change something ask for the right to do so.
+// The methods below are the original's.
 
 func (s *server) listDiskGroups() ([]dbus.ObjectPath, *dbus.Error) {
 	paths := []dbus.ObjectPath{}
@@ -20,8 +20,8 @@ func (s *server) listDiskGroups() ([]dbus.ObjectPath, *dbus.Error) {
 	return paths, nil
 }
 
-func (s *server) createDiskGroup(sender dbus.Sender) (dbus.ObjectPath, *dbus.Error) {
-	if err := s.access.check(sender); err != nil {
+func (s *server) createDiskGroup() (dbus.ObjectPath, *dbus.Error) {
+	if err := s.roomForOne(); err != nil {
 		return "", err
 	}
 	return groupPath(s.e.NewGroup().ID()), nil
@@ -45,20 +45,17 @@ func (s *server) dumpTasks() (string, *dbus.Error) {
 	return strings.Join(lines, "\n"), nil
 }
 
-// group finds the group that a message is for, and checks the right to change it when a sender is given.
-func (s *server) group(msg dbus.Message, sender dbus.Sender) (target, *dbus.Error) {
+// group finds the group that a message is for.
+func (s *server) group(msg dbus.Message) (target, *dbus.Error) {
 	t, ok := s.find(pathOf(msg))
 	if !ok || t.disk != nil {
 		return t, noObject(pathOf(msg))
-	}
-	if sender != "" {
-		return t, s.access.check(sender)
 	}
 	return t, nil
 }
 
 func (s *server) listDisks(msg dbus.Message) ([]dbus.ObjectPath, *dbus.Error) {
-	t, err := s.group(msg, "")
+	t, err := s.group(msg)
 	paths := []dbus.ObjectPath{}
 	for _, d := range t.status.Disks {
 		paths = append(paths, diskPath(t.status.ID, d.UUID))
@@ -66,8 +63,8 @@ func (s *server) listDisks(msg dbus.Message) ([]dbus.ObjectPath, *dbus.Error) {
 	return paths, err
 }
 
-func (s *server) createDisk(uuid, direction string, sender dbus.Sender, msg dbus.Message) (dbus.ObjectPath, *dbus.Error) {
-	t, derr := s.group(msg, sender)
+func (s *server) createDisk(uuid, direction string, msg dbus.Message) (dbus.ObjectPath, *dbus.Error) {
+	t, derr := s.group(msg)
 	if derr != nil {
 		return "", derr
 	}
@@ -75,30 +72,36 @@ func (s *server) createDisk(uuid, direction string, sender dbus.Sender, msg dbus
 	if err != nil {
 		return "", dbusError(errFailed, "111:%s: %v", endpoint.ReasonInvalidRequest, err)
 	}
+	if len(t.status.Disks) >= maxDisks {
+		return "", dbusError(errLimits, "a group has at most %d disks", maxDisks)
+	}
+	if err := checkTexts(direction); err != nil {
+		return "", err
+	}
 	if err := t.op.AddDisk(id, direction); err != nil {
 		return "", historic(err)
 	}
 	return diskPath(t.status.ID, id), nil
 }
 
-func (s *server) startGroup(sender dbus.Sender, msg dbus.Message) *dbus.Error {
-	t, err := s.group(msg, sender)
+func (s *server) startGroup(msg dbus.Message) *dbus.Error {
+	t, err := s.group(msg)
 	if err != nil {
 		return err
 	}
 	return historic(t.op.Resume())
 }
 
-func (s *server) stopGroup(sender dbus.Sender, msg dbus.Message) *dbus.Error {
-	t, err := s.group(msg, sender)
+func (s *server) stopGroup(msg dbus.Message) *dbus.Error {
+	t, err := s.group(msg)
 	if err == nil {
 		t.op.Stop()
 	}
 	return err
 }
 
-func (s *server) pauseGroup(sender dbus.Sender, msg dbus.Message) *dbus.Error {
-	t, err := s.group(msg, sender)
+func (s *server) pauseGroup(msg dbus.Message) *dbus.Error {
+	t, err := s.group(msg)
 	if err == nil {
 		t.op.Pause()
 	}
@@ -106,16 +109,16 @@ func (s *server) pauseGroup(sender dbus.Sender, msg dbus.Message) *dbus.Error {
 }
 
 // resumeGroup acts on a paused group only; one whose line is interrupted is tried again without being asked.
-func (s *server) resumeGroup(sender dbus.Sender, msg dbus.Message) *dbus.Error {
-	t, err := s.group(msg, sender)
+func (s *server) resumeGroup(msg dbus.Message) *dbus.Error {
+	t, err := s.group(msg)
 	if err != nil || t.status.State != endpoint.Paused {
 		return err
 	}
 	return historic(t.op.Resume())
 }
 
-func (s *server) deleteGroup(sender dbus.Sender, msg dbus.Message) *dbus.Error {
-	t, err := s.group(msg, sender)
+func (s *server) deleteGroup(msg dbus.Message) *dbus.Error {
+	t, err := s.group(msg)
 	if err != nil {
 		return err
 	}
@@ -135,14 +138,26 @@ func (s *server) listImages(msg dbus.Message) ([]dbus.ObjectPath, *dbus.Error) {
 }
 
 func (s *server) createImage(uuid, url, transferURL, serverCert, clientCert, clientKey string, encrypt bool, transferContext string,
-	sender dbus.Sender, msg dbus.Message,
+	msg dbus.Message,
 ) (dbus.ObjectPath, *dbus.Error) {
 	t, ok := s.find(pathOf(msg))
 	if !ok || t.disk == nil {
 		return "", noObject(pathOf(msg))
 	}
-	if err := s.access.check(sender); err != nil {
+	images := 0
+	for _, d := range t.status.Disks {
+		images += len(d.Layers)
+	}
+	if images >= maxImages {
+		return "", dbusError(errLimits, "a group has at most %d images", maxImages)
+	}
+	if err := checkTexts(url, transferURL, serverCert, clientCert, clientKey, transferContext); err != nil {
 		return "", err
+	}
+	if encrypt {
+		// Whoever asks for encryption must not get a plain file and believe that it is not one.
+		return "", dbusError(errFailed, "111:%s: images are not encrypted one by one; keep the state folder on an encrypted file system",
+			endpoint.ReasonInvalidRequest)
 	}
 	id, err := image.ParseUUID(uuid)
 	if err != nil {
@@ -150,7 +165,7 @@ func (s *server) createImage(uuid, url, transferURL, serverCert, clientCert, cli
 	}
 	err = t.op.AddLayer(t.disk.UUID, endpoint.LayerInfo{
 		UUID: id, URL: url, TransferURL: transferURL, ServerCert: serverCert, ClientCert: clientCert, ClientKey: clientKey,
-		Encrypt: encrypt, Context: transferContext,
+		Context: transferContext,
 	})
 	if err != nil {
 		return "", historic(err)

@@ -3,7 +3,10 @@ package dbusapi
 import (
 	"context"
 	"encoding/json"
+	"errors"
+	"fmt"
 	"io"
+	"slices"
 	"strings"
 
 	"github.com/godbus/dbus/v5"
@@ -26,21 +29,15 @@ func asJSON(v any, err error) (string, *dbus.Error) {
 	return string(b), own(err)
 }
 
-func (s *server) probe(url string, sender dbus.Sender) (string, *dbus.Error) {
-	if err := s.access.check(sender); err != nil {
-		return "", err
-	}
+func (s *server) probe(url string) (string, *dbus.Error) {
 	f, err := s.e.Probe(s.ctx, url)
 	return f.String(), own(err)
 }
 
-func (s *server) register(url, fingerprint string, replace bool, sender dbus.Sender) *dbus.Error {
-	if err := s.access.check(sender); err != nil {
-		return err
-	}
+func (s *server) register(url, fingerprint string, replace bool) *dbus.Error {
 	f, err := syncclient.ParseFingerprint(fingerprint)
 	if err != nil {
-		return own(problem.New("DS-USAGE", problem.Usage, err, "cannot register", "", ""))
+		return own(usage("cannot register: %v", err))
 	}
 	_, err = s.e.Register(s.ctx, url, f, replace)
 	return own(err)
@@ -48,63 +45,58 @@ func (s *server) register(url, fingerprint string, replace bool, sender dbus.Sen
 
 func (s *server) registration() (string, *dbus.Error) { return asJSON(s.e.Registered(), nil) }
 
-func (s *server) login(user, password string, sender dbus.Sender) *dbus.Error {
-	if err := s.access.check(sender); err != nil {
-		return err
+func (s *server) login(user, password string) *dbus.Error {
+	if len(user) > maxText || len(password) > maxText {
+		return own(usage("a user's name and a password have at most %d bytes", maxText))
 	}
 	return own(s.e.Login(s.ctx, user, password))
 }
 
-func (s *server) logout(sender dbus.Sender) *dbus.Error {
-	if err := s.access.check(sender); err != nil {
-		return err
-	}
-	return own(s.e.Logout(s.ctx))
-}
+func (s *server) logout() *dbus.Error { return own(s.e.Logout(s.ctx)) }
 
-func (s *server) offers(sender dbus.Sender) (string, *dbus.Error) {
-	if err := s.access.check(sender); err != nil {
-		return "", err
-	}
-	return asJSON(s.e.Offers(s.ctx))
-}
+func (s *server) offers() (string, *dbus.Error) { return asJSON(s.e.Offers(s.ctx)) }
 
-func (s *server) media(folders []string, sender dbus.Sender) (string, *dbus.Error) {
-	if err := s.access.check(sender); err != nil {
-		return "", err
-	}
+func (s *server) media(folders []string) (string, *dbus.Error) {
 	return asJSON(s.e.Media(s.ctx, folders))
 }
 
-func parseRequest(text string) (endpoint.Request, error) {
+// parseRequest reads a request of one of the kinds.
+func parseRequest(text string, kinds ...endpoint.Kind) (endpoint.Request, error) {
 	var r endpoint.Request
+	if len(text) > maxRequest {
+		return r, usage("the request has %d bytes, at most %d make sense", len(text), maxRequest)
+	}
 	d := json.NewDecoder(strings.NewReader(text))
 	d.DisallowUnknownFields()
 	if err := d.Decode(&r); err != nil {
-		return r, problem.New("DS-USAGE", problem.Usage, err, "the request cannot be read", "", "")
+		return r, usage("the request cannot be read: %v", err)
 	}
-	if r.Kind == endpoint.Layers {
-		return r, problem.New("DS-USAGE", problem.Usage, nil, "single layers are asked for with create_disk_group", "", "")
+	if _, err := d.Token(); !errors.Is(err, io.EOF) {
+		return r, usage("the request goes on behind its end")
+	}
+	if !slices.Contains(kinds, r.Kind) {
+		return r, usage("a request of kind %q; here it can be one of %q", r.Kind, kinds)
 	}
 	return r, nil
 }
 
-func (s *server) plan(request string, sender dbus.Sender) (string, *dbus.Error) {
-	if err := s.access.check(sender); err != nil {
-		return "", err
-	}
-	r, err := parseRequest(request)
+func usage(format string, args ...any) error {
+	return problem.New("DS-USAGE", problem.Usage, nil, fmt.Sprintf(format, args...), "nothing was changed", "")
+}
+
+func (s *server) plan(request string) (string, *dbus.Error) {
+	r, err := parseRequest(request, endpoint.Download, endpoint.Update)
 	if err != nil {
 		return "", own(err)
 	}
 	return asJSON(s.e.Plan(s.ctx, r))
 }
 
-func (s *server) start(request string, sender dbus.Sender) (dbus.ObjectPath, *dbus.Error) {
-	if err := s.access.check(sender); err != nil {
+func (s *server) start(request string) (dbus.ObjectPath, *dbus.Error) {
+	if err := s.roomForOne(); err != nil {
 		return "", err
 	}
-	r, err := parseRequest(request)
+	r, err := parseRequest(request, endpoint.Download, endpoint.Update, endpoint.Repair, endpoint.Verify)
 	if err != nil {
 		return "", own(err)
 	}
@@ -133,29 +125,16 @@ func (s *server) operation(path dbus.ObjectPath) (string, *dbus.Error) {
 
 func (s *server) vms() (string, *dbus.Error) { return asJSON(s.e.VMs()) }
 
-func (s *server) rollback(vm string, sender dbus.Sender) (string, *dbus.Error) {
-	if err := s.access.check(sender); err != nil {
-		return "", err
-	}
-	return asJSON(s.e.RollBack(vm))
-}
+func (s *server) rollback(vm string) (string, *dbus.Error) { return asJSON(s.e.RollBack(vm)) }
 
-func (s *server) remove(vm string, sender dbus.Sender) *dbus.Error {
-	if err := s.access.check(sender); err != nil {
-		return err
-	}
-	return own(s.e.Remove(vm))
-}
+func (s *server) remove(vm string) *dbus.Error { return own(s.e.Remove(vm)) }
 
 // export offers the content of a disk on a socket, for the caller to fetch: the service writes no file where the caller
 // could not.
 func (s *server) export(vm, role string, sender dbus.Sender) (string, *dbus.Error) {
-	if err := s.access.check(sender); err != nil {
-		return "", err
-	}
 	var r image.Role
 	if err := r.UnmarshalText([]byte(role)); err != nil {
-		return "", own(problem.New("DS-USAGE", problem.Usage, err, "cannot export", "", ""))
+		return "", own(usage("cannot export: %v", err))
 	}
 	uid, _, err := s.access.credentials(string(sender))
 	if err != nil {

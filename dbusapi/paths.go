@@ -1,6 +1,7 @@
 package dbusapi
 
 import (
+	"slices"
 	"strings"
 
 	"github.com/godbus/dbus/v5"
@@ -69,6 +70,11 @@ func (s *server) find(path dbus.ObjectPath) (t target, ok bool) {
 		}
 	}
 	return target{}, false
+}
+
+// isFolder reports whether a path is that of a node that has groups, disks or images below it and nothing of its own.
+func isFolder(path dbus.ObjectPath) bool {
+	return slices.Contains([]string{groupPrefix, diskPrefix, imagePrefix}, string(path)+"/")
 }
 
 func noObject(path dbus.ObjectPath) *dbus.Error {

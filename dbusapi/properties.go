@@ -17,10 +17,10 @@ func (s *server) properties(path dbus.ObjectPath, iface string) (map[string]dbus
 		return s.rootProperties(iface)
 	}
 	t, ok := s.find(path)
-	if !ok {
-		return nil, noObject(path)
-	}
 	switch {
+	case !ok && !isFolder(path):
+		return nil, noObject(path)
+	case !ok: // it has no properties
 	case t.layer != nil && iface == ifaceImage:
 		return imageProperties(t), nil
 	case t.layer == nil && t.disk != nil && iface == ifaceDisk:
@@ -34,6 +34,9 @@ func (s *server) properties(path dbus.ObjectPath, iface string) (map[string]dbus
 func variants(values map[string]any) map[string]dbus.Variant {
 	out := map[string]dbus.Variant{}
 	for k, v := range values {
+		if s, ok := v.(string); ok {
+			v = sendable(s)
+		}
 		out[k] = dbus.MakeVariant(v)
 	}
 	return out
@@ -123,7 +126,7 @@ func (s *server) getAll(iface string, msg dbus.Message) (map[string]dbus.Variant
 }
 
 // set implements org.freedesktop.DBus.Properties.Set. Only settings can be set.
-func (s *server) set(iface, name string, value dbus.Variant, sender dbus.Sender, msg dbus.Message) *dbus.Error {
+func (s *server) set(iface, name string, value dbus.Variant, msg dbus.Message) *dbus.Error {
 	values, err := s.properties(pathOf(msg), iface)
 	if err != nil {
 		return err
@@ -134,8 +137,8 @@ func (s *server) set(iface, name string, value dbus.Variant, sender dbus.Sender,
 	if iface != ifaceConfig {
 		return dbusError(errReadOnly, "%s cannot be set", name)
 	}
-	if err := s.access.check(sender); err != nil {
-		return err
+	if want := values[name].Signature(); value.Signature() != want {
+		return dbusError(errInvalidArgs, "%s: %v: its type is %s, not %s", name, config.ErrValue, want, value.Signature())
 	}
 	if err := s.e.Set(name, value.Value()); errors.Is(err, config.ErrValue) {
 		return dbusError(errInvalidArgs, "%v", err)

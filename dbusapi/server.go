@@ -5,7 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"strings"
+	"maps"
+	"sync"
 	"time"
 
 	"github.com/godbus/dbus/v5"
@@ -30,16 +31,23 @@ type server struct {
 	conn   *dbus.Conn
 	access *access
 	log    *slog.Logger
+
+	mu sync.Mutex // held to begin a stream, and to end ctx, after which none begins
+	// streams are the disks that are being sent to callers.
+	streams sync.WaitGroup
 }
 
 // progressEvery is the time between progress signals of a running operation.
 const progressEvery = time.Second
 
-// Serve puts the engine on the bus and returns when ctx ends or the bus goes away. Operations that were left unfinished go on.
+// Serve puts the engine on the bus and returns when ctx ends or the bus goes away. Operations that were left unfinished go on;
+// those that run at the end are stopped, and go on with the next Serve.
 func Serve(ctx context.Context, conn *dbus.Conn, e *endpoint.Engine, o Options) error {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
 	s := &server{ctx: ctx, e: e, conn: conn, access: &access{conn: conn, group: o.Group}, log: o.Log}
 	if err := s.exportAll(); err != nil {
 		return fmt.Errorf("export objects: %w", err)
@@ -64,14 +72,26 @@ func Serve(ctx context.Context, conn *dbus.Conn, e *endpoint.Engine, o Options) 
 	if o.Ready != nil {
 		o.Ready()
 	}
-	return s.signals(changes)
+	states := told{}
+	err = s.signals(changes, states)
+	s.mu.Lock()
+	cancel()
+	s.mu.Unlock()
+	s.streams.Wait()
+	for _, op := range e.Operations() {
+		if op.Status().Active {
+			op.Stop()
+			_ = op.Wait(context.Background()) // it ends as soon as what is being written is written
+		}
+	}
+	s.tellRest(changes, states)
+	return err
 }
 
 // signals tells the bus what happens until the end.
-func (s *server) signals(changes <-chan endpoint.Status) error {
+func (s *server) signals(changes <-chan endpoint.Status, states told) error {
 	tick := time.NewTicker(progressEvery)
 	defer tick.Stop()
-	states := map[image.UUID]endpoint.State{}
 	for {
 		select {
 		case <-s.ctx.Done():
@@ -84,19 +104,39 @@ func (s *server) signals(changes <-chan endpoint.Status) error {
 		case st := <-changes:
 			s.stateChange(states, st)
 		case <-tick.C:
-			for _, op := range s.e.Operations() {
-				st := op.Status()
-				s.stateChange(states, st)
-				if st.State == endpoint.InProgress {
-					s.progress(st)
-				}
-			}
+			s.look(changes, states)
 		}
 	}
 }
 
+// told is the state of each group that the bus was told last.
+type told map[image.UUID]endpoint.State
+
+// look tells what nobody told: progress, a line that is interrupted, and changes that there was no room for.
+func (s *server) look(changes <-chan endpoint.Status, states told) {
+	// What has happened is told before what is: a change that waits is older than the state that we find.
+	s.tellRest(changes, states)
+	there := map[image.UUID]bool{}
+	for _, op := range s.e.Operations() {
+		st := op.Status()
+		there[st.ID] = true
+		s.stateChange(states, st)
+		if st.State == endpoint.InProgress {
+			s.progress(st)
+		}
+	}
+	maps.DeleteFunc(states, func(id image.UUID, _ endpoint.State) bool { return !there[id] })
+}
+
+// tellRest tells the changes that wait.
+func (s *server) tellRest(changes <-chan endpoint.Status, states told) {
+	for len(changes) > 0 {
+		s.stateChange(states, <-changes)
+	}
+}
+
 // stateChange emits a signal when the state differs from the one told last.
-func (s *server) stateChange(states map[image.UUID]endpoint.State, st endpoint.Status) {
+func (s *server) stateChange(states told, st endpoint.Status) {
 	if states[st.ID] == st.State {
 		return
 	}
@@ -115,99 +155,4 @@ func (s *server) emit(path dbus.ObjectPath, name string, values ...any) {
 	if err := s.conn.Emit(path, name, values...); err != nil {
 		s.log.Debug("signal not sent", "signal", name, "error", err)
 	}
-}
-
-// exportAll makes the objects known to the connection: the root, and whatever operations there are, below three prefixes.
-func (s *server) exportAll() error {
-	standard := map[string]map[string]any{
-		ifaceProperties: {"Get": s.get, "GetAll": s.getAll, "Set": s.set},
-		ifaceIntrospect: {"Introspect": s.introspect},
-	}
-	root := map[string]map[string]any{
-		ifaceMain:  {"list_disk_groups": s.listDiskGroups, "create_disk_group": s.createDiskGroup},
-		ifaceDebug: {"dump_tasks": s.dumpTasks},
-		ifaceOwn: {
-			"probe": s.probe, "register": s.register, "registration": s.registration, "login": s.login, "logout": s.logout,
-			"offers": s.offers, "media": s.media, "plan": s.plan, "start": s.start, "operations": s.operations,
-			"operation": s.operation, "vms": s.vms, "rollback": s.rollback, "remove": s.remove, "export": s.export,
-		},
-	}
-	group := map[string]map[string]any{ifaceGroup: {
-		"list_disks": s.listDisks, "create_disk": s.createDisk, "start": s.startGroup, "stop": s.stopGroup,
-		"pause": s.pauseGroup, "resume": s.resumeGroup, "delete": s.deleteGroup,
-	}}
-	disk := map[string]map[string]any{ifaceDisk: {"list_images": s.listImages, "create_image": s.createImage}}
-	for iface, methods := range merge(standard, root) {
-		if err := s.conn.ExportMethodTable(methods, rootPath, iface); err != nil {
-			return err
-		}
-	}
-	for prefix, table := range map[string]map[string]map[string]any{groupPrefix: group, diskPrefix: disk, imagePrefix: {}} {
-		path := dbus.ObjectPath(strings.TrimSuffix(prefix, "/"))
-		for iface, methods := range merge(standard, table) {
-			if err := s.conn.ExportSubtreeMethodTable(methods, path, iface); err != nil {
-				return err
-			}
-		}
-	}
-	return nil
-}
-
-func merge(a, b map[string]map[string]any) map[string]map[string]any {
-	out := map[string]map[string]any{}
-	for _, m := range []map[string]map[string]any{a, b} {
-		for k, v := range m {
-			out[k] = v
-		}
-	}
-	return out
-}
-
-// introspect implements org.freedesktop.DBus.Introspectable.Introspect.
-func (s *server) introspect(msg dbus.Message) (string, *dbus.Error) {
-	path := pathOf(msg)
-	if path == rootPath {
-		return describe(xmlMain+xmlConfig()+xmlOwn, "diskgroup", "disk", "image"), nil
-	}
-	for prefix, children := range map[string]func(endpoint.Status) []dbus.ObjectPath{
-		groupPrefix: func(st endpoint.Status) []dbus.ObjectPath { return []dbus.ObjectPath{groupPath(st.ID)} },
-		diskPrefix:  diskPaths, imagePrefix: imagePaths,
-	} {
-		if string(path)+"/" != prefix {
-			continue
-		}
-		var names []string
-		for _, op := range s.e.Operations() {
-			for _, p := range children(op.Status()) {
-				names = append(names, strings.TrimPrefix(string(p), prefix))
-			}
-		}
-		return describe("", names...), nil
-	}
-	t, ok := s.find(path)
-	switch {
-	case !ok:
-		return "", noObject(path)
-	case t.layer != nil:
-		return describe(xmlImage), nil
-	case t.disk != nil:
-		return describe(xmlDisk), nil
-	}
-	return describe(xmlGroup), nil
-}
-
-func diskPaths(st endpoint.Status) (paths []dbus.ObjectPath) {
-	for _, d := range st.Disks {
-		paths = append(paths, diskPath(st.ID, d.UUID))
-	}
-	return paths
-}
-
-func imagePaths(st endpoint.Status) (paths []dbus.ObjectPath) {
-	for _, d := range st.Disks {
-		for _, l := range d.Layers {
-			paths = append(paths, imagePath(st.ID, d.UUID, l.UUID))
-		}
-	}
-	return paths
 }

@@ -6,6 +6,7 @@ import (
 	"crypto/rand"
 	"encoding/binary"
 	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -20,8 +21,9 @@ import (
 )
 
 // A disk's content goes from the service to its caller over a unix socket, as pieces: offset (8 bytes, big-endian), length (4),
-// and the bytes. What is not sent is zeros. The last piece has length 0 and the disk's size as its offset; an error is a piece
-// of length 0xFFFFFFFF, followed by a text of that many bytes as the offset says. Each piece has at most one block.
+// and the bytes. What is not sent is zeros. The last piece has length 0 and the disk's size as its offset; a failure is a piece
+// of length 0xFFFFFFFF, followed by a problem.Problem in JSON of as many bytes as the offset says. Each piece has at most one
+// block.
 
 const (
 	streamError = 0xFFFFFFFF
@@ -30,8 +32,8 @@ const (
 	maxErrorText = 64 << 10
 )
 
-// offerStream listens on a socket with a name that cannot be guessed, for one connection by the user uid, and sends what send
-// writes. It returns the name.
+// offerStream listens on a socket for one connection by the user uid, and sends what send writes. It returns the socket's name.
+// Anybody can read the names of sockets, so the name is no secret: it is the user that counts.
 func (s *server) offerStream(uid uint32, send func(ctx context.Context, out io.WriterAt) (int64, error)) (string, error) {
 	var random [16]byte
 	rand.Read(random[:])
@@ -40,38 +42,58 @@ func (s *server) offerStream(uid uint32, send func(ctx context.Context, out io.W
 	if err != nil {
 		return "", fmt.Errorf("offer a stream: %w", err)
 	}
-	go func() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err := s.ctx.Err(); err != nil {
+		return "", errors.Join(fmt.Errorf("offer a stream: %w", err), l.Close())
+	}
+	s.streams.Go(func() {
 		defer l.Close()
-		if err := s.sendStream(l, uid, send); err != nil {
+		if err := s.sendStream(l, uid, send); err != nil && s.ctx.Err() == nil {
 			s.log.Warn("stream", "error", err)
 		}
-	}()
+	})
 	return name, nil
 }
 
 func (s *server) sendStream(l *net.UnixListener, uid uint32, send func(ctx context.Context, out io.WriterAt) (int64, error)) error {
-	if err := l.SetDeadline(time.Now().Add(streamWait)); err != nil {
-		return err
-	}
-	conn, err := l.AcceptUnix()
+	conn, err := s.awaitPeer(l, uid)
 	if err != nil {
 		return err
 	}
 	defer conn.Close()
-	if err := checkPeer(conn, uid); err != nil {
-		return err
-	}
-	// A caller who goes away ends the work.
-	ctx, cancel := context.WithCancel(s.ctx)
-	defer cancel()
+	// The end of the service ends a stream, whether or not somebody reads it.
+	defer context.AfterFunc(s.ctx, func() { conn.Close() })()
 	w := &streamWriter{w: bufio.NewWriterSize(conn, 256<<10)}
-	size, err := send(ctx, w)
-	if err != nil {
-		text := problem.Of(err).Error()
-		text = text[:min(len(text), maxErrorText)]
-		return errors.Join(w.piece(int64(len(text)), streamError, []byte(text)), w.w.Flush())
+	size, err := send(s.ctx, w)
+	if err == nil {
+		return errors.Join(w.write(size, 0, nil), w.w.Flush())
 	}
-	return errors.Join(w.piece(size, 0, nil), w.w.Flush())
+	text, jsonErr := json.Marshal(problem.Of(err).Flat())
+	if jsonErr != nil || len(text) > maxErrorText {
+		text = []byte("{}")
+	}
+	return errors.Join(err, w.write(int64(len(text)), streamError, text), w.w.Flush())
+}
+
+// awaitPeer waits for the user uid to come. Others who come first do not keep the user from coming.
+func (s *server) awaitPeer(l *net.UnixListener, uid uint32) (*net.UnixConn, error) {
+	defer context.AfterFunc(s.ctx, func() { l.Close() })()
+	if err := l.SetDeadline(time.Now().Add(streamWait)); err != nil {
+		return nil, err
+	}
+	for {
+		conn, err := l.AcceptUnix()
+		if err != nil {
+			return nil, err
+		}
+		err = checkPeer(conn, uid)
+		if err == nil {
+			return conn, nil
+		}
+		conn.Close()
+		s.log.Warn("stream refused", "error", err)
+	}
 }
 
 // checkPeer refuses a connection by anybody but the user uid.
@@ -100,13 +122,17 @@ type streamWriter struct {
 
 // WriteAt implements io.WriterAt.
 func (s *streamWriter) WriteAt(p []byte, off int64) (int, error) {
-	if err := s.piece(off, uint32(len(p)), p); err != nil {
+	if len(p) == 0 {
+		return 0, nil // a piece without bytes would be the end
+	}
+	if err := s.write(off, uint32(len(p)), p); err != nil {
 		return 0, err
 	}
 	return len(p), nil
 }
 
-func (s *streamWriter) piece(off int64, length uint32, p []byte) error {
+// write sends one piece.
+func (s *streamWriter) write(off int64, length uint32, p []byte) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	head := binary.BigEndian.AppendUint32(binary.BigEndian.AppendUint64(nil, uint64(off)), length)
@@ -143,7 +169,9 @@ func receiveStream(ctx context.Context, name string, out io.WriterAt, progress f
 			if _, err := io.ReadFull(r, text); err != nil {
 				return 0, streamBroken(ctx, err)
 			}
-			return 0, problem.New("DS-EXPORT", problem.Failure, nil, string(text), "the VM is as it was", "")
+			p := problem.New("DS-FAILED", problem.Failure, nil, "the service could not export the disk", "", "")
+			_ = json.Unmarshal(text, p) // whatever it is, it says that the export failed
+			return 0, p
 		case n > image.BlockSize || off < 0 || off > image.MaxDiskSize:
 			return 0, fmt.Errorf("fetch from the service: a piece of %d bytes at %d", n, off)
 		}
@@ -162,5 +190,5 @@ func streamBroken(ctx context.Context, err error) error {
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
-	return fmt.Errorf("fetch from the service: %w", err)
+	return problem.New("DS-SERVICE-GONE", problem.Unreachable, err, "the service stopped sending", "nothing was changed", "run the same command again")
 }

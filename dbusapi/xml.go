@@ -23,6 +23,13 @@ const xmlStandard = `  <interface name="org.freedesktop.DBus.Introspectable">
   </interface>
 `
 
+// silent tells clients not to keep the values of read-only properties: nothing says when one changes. The signals of the main
+// interface tell the states of groups.
+func silent(xml string) string {
+	const annotation = `<annotation name="org.freedesktop.DBus.Property.EmitsChangedSignal" value="false"/>`
+	return strings.ReplaceAll(xml, `access="read"/>`, `access="read">`+annotation+`</property>`)
+}
+
 const xmlMain = `  <interface name="` + ifaceMain + `">
     <method name="list_disk_groups"><arg name="disk_groups" type="ao" direction="out"/></method>
     <method name="create_disk_group"><arg name="disk_group" type="o" direction="out"/></method>
@@ -118,7 +125,7 @@ func xmlConfig() string {
 // describe returns the introspection of an object with the given interfaces and children.
 func describe(interfaces string, children ...string) string {
 	var b strings.Builder
-	b.WriteString(xmlHead + interfaces + xmlStandard)
+	b.WriteString(xmlHead + silent(interfaces) + xmlStandard)
 	for _, c := range children {
 		fmt.Fprintf(&b, "  <node name=\"%s\"/>\n", c)
 	}

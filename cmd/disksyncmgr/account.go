@@ -58,7 +58,7 @@ func chooseFingerprint(cmd *cobra.Command, d door, url, given string) (syncclien
 		return f, err
 	}
 	fmt.Fprintf(os.Stderr, "The server at %s has the fingerprint\n\n  %s\n\n", url, f)
-	ok, err := cli.Confirm("Is it the one that the administrator gave you?", "give it with --fingerprint")
+	ok, err := cli.Confirm(cmd.Context(), "Is it the one that the administrator gave you?", "give it with --fingerprint")
 	if err == nil && !ok {
 		err = problem.New("DS-NOT-CONFIRMED", problem.Untrusted, nil, "not registered", "nothing was changed", "ask the administrator for the fingerprint")
 	}
@@ -70,7 +70,7 @@ func newLogin(o *options) *cobra.Command {
 	c := &cobra.Command{
 		Use: "login USER", Short: "Log in to the Synchronizer", Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			p, err := cli.Password(stdin, false, "Password for "+args[0]+": ")
+			p, err := cli.Password(cmd.Context(), stdin, false, "Password for "+args[0]+": ")
 			if err != nil {
 				return err
 			}

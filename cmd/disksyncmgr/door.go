@@ -79,7 +79,7 @@ func (o *options) open(ctx context.Context) (door, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := o.checkState(c); err != nil {
+	if err := o.checkState(ctx, c); err != nil {
 		c.Close()
 		return nil, err
 	}
@@ -87,12 +87,12 @@ func (o *options) open(ctx context.Context) (door, error) {
 }
 
 // checkState refuses to work on another state folder than the one that was named.
-func (o *options) checkState(c *dbusapi.Client) error {
+func (o *options) checkState(ctx context.Context, c *dbusapi.Client) error {
 	dir, named := o.stateDir()
 	if !named {
 		return nil
 	}
-	theirs, err := c.StateFolder()
+	theirs, err := c.StateFolder(ctx)
 	if err != nil {
 		return err
 	}

@@ -46,11 +46,12 @@ func serve(cmd *cobra.Command, o *options, group string) error {
 		err = problem.New("DS-NO-BUS", problem.Unreachable, err, "cannot serve", "nothing was changed", "is the bus running? --session uses the session bus")
 		return errors.Join(err, e.Close())
 	}
-	defer conn.Close()
 	err = dbusapi.Serve(ctx, conn, e, dbusapi.Options{
 		Group: group, Log: log,
 		Ready: func() { fmt.Fprintf(cmd.OutOrStdout(), "serving %s\n", dbusapi.Service) },
 	})
+	// The connection first: nobody may call an engine that is closed. How it closes says nothing new.
+	conn.Close()
 	return errors.Join(err, e.Close())
 }
 

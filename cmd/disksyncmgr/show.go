@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
 	"io"
 	"strings"
@@ -9,6 +10,7 @@ import (
 	"disksync/deploy"
 	"disksync/endpoint"
 	"disksync/internal/cli"
+	"disksync/internal/problem"
 	"disksync/internal/progress"
 )
 
@@ -70,19 +72,24 @@ func bySource(bytes map[string]int64) string {
 	return strings.Join(parts, ", ")
 }
 
+// printLine prints a line. Names on media and words of servers get into it; they must not steer the terminal.
+func printLine(w io.Writer, format string, args ...any) {
+	fmt.Fprintln(w, problem.Printable(fmt.Sprintf(format, args...)))
+}
+
 func printReceipt(w io.Writer, r *endpoint.Receipt) {
 	switch {
 	case r.Verify != nil:
 		printVerified(w, r)
 		return
 	case r.Nothing != "":
-		fmt.Fprintln(w, r.Nothing)
+		printLine(w, "%s", r.Nothing)
 	case r.Kind == endpoint.Repair:
-		fmt.Fprintf(w, "VM %s, version %d of %s, is repaired\n", r.VM, r.Version, r.Image)
+		printLine(w, "VM %s, version %d of %s, is repaired", r.VM, r.Version, r.Image)
 	case r.Previous != 0:
-		fmt.Fprintf(w, "VM %s has version %d of %s now; version %d is kept for rollback\n", r.VM, r.Version, r.Image, r.Previous)
+		printLine(w, "VM %s has version %d of %s now; version %d is kept for rollback", r.VM, r.Version, r.Image, r.Previous)
 	default:
-		fmt.Fprintf(w, "VM %s, version %d of %s, is ready\n", r.VM, r.Version, r.Image)
+		printLine(w, "VM %s, version %d of %s, is ready", r.VM, r.Version, r.Image)
 	}
 	for _, s := range r.Sources {
 		line := fmt.Sprintf("  from %-8s %10s  %5d blocks  %s", s.Kind, progress.Bytes(s.Bytes), s.Blocks, s.Name)
@@ -92,73 +99,73 @@ func printReceipt(w io.Writer, r *endpoint.Receipt) {
 		if s.GivenUp != "" {
 			line += "; given up: " + s.GivenUp
 		}
-		fmt.Fprintln(w, line)
+		printLine(w, "%s", line)
 	}
 	if r.Blocks > 0 || r.Verified > 0 {
-		fmt.Fprintf(w, "  %d blocks verified, %d healed from another source, %d kept from an interrupted run\n", r.Verified, r.Healed, r.Resumed)
+		printLine(w, "  %d blocks verified, %d healed from another source, %d kept from an interrupted run", r.Verified, r.Healed, r.Resumed)
 	}
 	if r.Nothing == "" {
-		fmt.Fprintf(w, "  %s over the line in all, %v\n", progress.Bytes(r.Wire), (time.Duration(r.Seconds*1000) * time.Millisecond).Round(10*time.Millisecond))
+		printLine(w, "  %s over the line in all, %v", progress.Bytes(r.Wire), (time.Duration(r.Seconds*1000) * time.Millisecond).Round(10*time.Millisecond))
 	}
 	for _, d := range r.Disks {
-		fmt.Fprintf(w, "  %s disk %s: %s\n", d.Role, progress.Bytes(d.Size), d.Leaf)
+		printLine(w, "  %s disk %s: %s", d.Role, progress.Bytes(d.Size), d.Leaf)
 	}
 	for _, n := range r.Notes {
-		fmt.Fprintf(w, "  note: %s\n", n)
+		printLine(w, "  note: %s", n)
 	}
 }
 
 func printVerified(w io.Writer, r *endpoint.Receipt) {
 	if len(r.Verify.Bad) == 0 {
-		fmt.Fprintf(w, "VM %s, version %d of %s: %d blocks, all as published\n", r.VM, r.Version, r.Image, r.Verify.Blocks)
+		printLine(w, "VM %s, version %d of %s: %d blocks, all as published", r.VM, r.Version, r.Image, r.Verify.Blocks)
 	}
 	const most = 10
 	for i, b := range r.Verify.Bad {
 		if i == most {
-			fmt.Fprintf(w, "  and %d more\n", len(r.Verify.Bad)-most)
+			printLine(w, "  and %d more", len(r.Verify.Bad)-most)
 			break
 		}
-		fmt.Fprintf(w, "  %s disk: %s\n", b.Role, b.Why)
+		printLine(w, "  %s disk: %s", b.Role, b.Why)
 	}
 	for _, role := range r.Verify.Changed {
-		fmt.Fprintf(w, "  the VM has written to its %s disk, as it may\n", role)
+		printLine(w, "  the VM has written to its %s disk, as it may", role)
 	}
 }
 
 func printPlan(w io.Writer, p endpoint.PlanReport) {
 	for _, n := range p.Notes {
-		fmt.Fprintf(w, "note: %s\n", n)
+		printLine(w, "note: %s", n)
 	}
 	if len(p.Disks) == 0 {
 		return
 	}
-	fmt.Fprintf(w, "version %d of %s\n", p.Version, p.Image)
+	printLine(w, "version %d of %s", p.Version, p.Image)
 	for _, d := range p.Disks {
 		from := "nothing"
 		if !d.Start.IsZero() {
 			from = "the installed state " + d.Start.Short()
 		}
-		fmt.Fprintf(w, "  %s disk, %s: %d layers from %s\n", d.Role, progress.Bytes(d.Size), len(d.Steps), from)
+		printLine(w, "  %s disk, %s: from %s", d.Role, progress.Bytes(d.Size), from)
 		for _, st := range d.Steps {
-			fmt.Fprintf(w, "    layer %s: %d blocks; %s\n", st.Layer.Short(), st.Blocks, bySource(st.Bytes))
+			printLine(w, "    layer %s: %d blocks; %s", st.Layer.Short(), st.Blocks, bySource(st.Bytes))
 		}
 	}
 	for _, k := range deploy.Kinds() {
 		if p.Blocks[k] > 0 {
-			fmt.Fprintf(w, "  from %-8s %10s  %5d blocks\n", k, progress.Bytes(p.Bytes[k]), p.Blocks[k])
+			printLine(w, "  from %-8s %10s  %5d blocks", k, progress.Bytes(p.Bytes[k]), p.Blocks[k])
 		}
 	}
 	if p.Here > 0 {
-		fmt.Fprintf(w, "  %d blocks are here from an interrupted run\n", p.Here)
+		printLine(w, "  %d blocks are here from an interrupted run", p.Here)
 	}
 	if p.Missing > 0 {
-		fmt.Fprintf(w, "  %d blocks are nowhere to be had at present\n", p.Missing)
+		printLine(w, "  %d blocks are nowhere to be had at present", p.Missing)
 	}
-	fmt.Fprintf(w, "  space: up to %s needed, %s free\n", progress.Bytes(p.Needed), progress.Bytes(p.Free))
+	printLine(w, "  space: up to %s needed, %s free", progress.Bytes(p.Needed), progress.Bytes(p.Free))
 	for _, m := range p.Media {
-		fmt.Fprintf(w, "  medium %s (%s): %s; gives %d blocks\n", m.Dir, m.Kind, m.Found, m.Blocks)
+		printLine(w, "  medium %s (%s): %s; gives %d blocks", m.Dir, m.Kind, m.Found, m.Blocks)
 		for _, n := range m.Notes {
-			fmt.Fprintf(w, "    %s\n", n)
+			printLine(w, "    %s", n)
 		}
 	}
 }
@@ -176,8 +183,12 @@ func printOperations(w io.Writer, ops []endpoint.Status) error {
 		if s.Problem != nil && s.State == endpoint.Failed {
 			what = s.Problem.What
 		}
-		rows = append(rows, []string{string(s.Request.Kind), s.VM, s.Version.String(), string(s.State), done,
+		version := "-"
+		if v := cmp.Or(s.Version, s.Request.Version); v != 0 {
+			version = v.String()
+		}
+		rows = append(rows, []string{string(s.Request.Kind), s.VM, version, string(s.State), done,
 			bySource(s.Progress.Bytes), s.Created.Local().Format("2006-01-02 15:04"), what})
 	}
-	return cli.Table(w, []string{"OPERATION", "VM", "VERSION", "STATE", "PROGRESS", "BYTES", "BEGUN", ""}, rows)
+	return cli.Table(w, []string{"OPERATION", "VM", "VERSION", "STATE", "PROGRESS", "BYTES", "BEGUN", "PROBLEM"}, rows)
 }

@@ -1,7 +1,9 @@
 package main
 
 import (
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -75,7 +77,9 @@ func absolute(media []string) ([]string, error) {
 		if err != nil {
 			return nil, err
 		}
-		if st, err := os.Stat(dir); err != nil {
+		if st, err := os.Stat(dir); errors.Is(err, fs.ErrPermission) {
+			// Whether it is there, the service can say.
+		} else if err != nil {
 			return nil, problem.New("DS-MEDIA", problem.NotFound, err, "there is no medium at "+m, "nothing was changed", "plug it in and mount it, or leave out --media")
 		} else if !st.IsDir() {
 			return nil, cli.UsageError("%s is not a folder", m)
@@ -139,9 +143,9 @@ func chooseImage(cmd *cobra.Command, d door, args []string) (string, error) {
 		return offers[0].Image, nil
 	}
 	for i, f := range offers {
-		fmt.Fprintf(os.Stderr, "%3d  %s version %d, %s\n", i+1, f.Image, f.Version, progress.Bytes(f.Size))
+		fmt.Fprintf(os.Stderr, "%3d  %s version %d, %s\n", i+1, problem.Printable(f.Image), f.Version, progress.Bytes(f.Size))
 	}
-	answer, err := cli.Ask("Which one? ", "name the image")
+	answer, err := cli.Ask(cmd.Context(), "Which one? ", "name the image")
 	if err != nil {
 		return "", err
 	}

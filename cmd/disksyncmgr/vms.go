@@ -85,8 +85,11 @@ func newRemove(o *options) *cobra.Command {
 		Use: "remove VM", Short: "Remove a VM with its disks and everything that was written to them", Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if !yes {
-				ok, err := cli.Confirm("Remove VM "+args[0]+" with everything that was written to its disks?", "give --yes")
-				if err != nil || !ok {
+				ok, err := cli.Confirm(cmd.Context(), "Remove VM "+args[0]+" with everything that was written to its disks?", "give --yes")
+				if err == nil && !ok {
+					err = problem.New("DS-NOT-CONFIRMED", problem.Failure, nil, "not removed", "the VM is as it was", "")
+				}
+				if err != nil {
 					return err
 				}
 			}
@@ -167,8 +170,11 @@ func findDisk(cmd *cobra.Command, d door, name string, r image.Role) (string, en
 	if err != nil {
 		return "", endpoint.DiskReceipt{}, err
 	}
+	if name == "" && len(vms) != 1 {
+		return "", endpoint.DiskReceipt{}, cli.UsageError("there are %d VMs on this machine; name one", len(vms))
+	}
 	for _, v := range vms {
-		if v.Name != name && !(name == "" && len(vms) == 1) {
+		if name != "" && v.Name != name {
 			continue
 		}
 		for _, disk := range v.Disks {
@@ -185,7 +191,7 @@ func findDisk(cmd *cobra.Command, d door, name string, r image.Role) (string, en
 func export(cmd *cobra.Command, d door, vm string, disk endpoint.DiskReceipt, to string, force bool) error {
 	fsys, err := durable.Dir(filepath.Dir(to))
 	if err != nil {
-		return err
+		return problem.New("DS-EXPORT", problem.Failure, err, "cannot write to the folder of "+to, "nothing was changed", "name a file in a folder that is there")
 	}
 	name := filepath.Base(to)
 	if _, err := fsys.Stat(name); err == nil && !force {
@@ -193,7 +199,8 @@ func export(cmd *cobra.Command, d door, vm string, disk endpoint.DiskReceipt, to
 	} else if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	temp := name + durable.TempSuffix
+	// A file of the user's may have any name but this one.
+	temp := name + "." + deploy.NewUUID().String() + durable.TempSuffix
 	if err := exportTo(cmd, d, vm, disk, fsys, temp, strings.EqualFold(filepath.Ext(name), ".vhd")); err != nil {
 		return errors.Join(err, durable.Remove(fsys, temp))
 	}
@@ -228,10 +235,12 @@ func exportTo(cmd *cobra.Command, d door, vm string, disk endpoint.DiskReceipt, 
 	}
 	meter := progress.New(os.Stderr)
 	defer meter.Done()
-	size, err := d.Export(cmd.Context(), vm, disk.Role, out, func(done int64) { meter.Show("export", done, disk.Size, "") })
+	show := func(done int64) { meter.Show("export", done, disk.Size, "") }
+	size, err := d.Export(cmd.Context(), vm, disk.Role, out, show)
 	if err != nil {
 		return err
 	}
+	show(size) // what is zero is not written, and not told
 	if target != nil {
 		return target.Sync()
 	}

@@ -12,6 +12,7 @@ import (
 	"disksync/api"
 	"disksync/image"
 	"disksync/internal/cli"
+	"disksync/internal/problem"
 	"disksync/internal/progress"
 	"disksync/publish"
 	"disksync/syncclient"
@@ -187,8 +188,11 @@ func newImageDelete(o *options) *cobra.Command {
 		Use: "delete IMAGE", Short: "Delete an image with all its versions and assignments", Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if !yes {
-				ok, err := cli.Confirm("Delete "+args[0]+" with all its versions and assignments? VMs that were deployed stay.", "give --yes")
-				if err != nil || !ok {
+				ok, err := cli.Confirm(cmd.Context(), "Delete "+args[0]+" with all its versions and assignments? VMs that were deployed stay.", "give --yes")
+				if err == nil && !ok {
+					err = problem.New("DS-NOT-CONFIRMED", problem.Failure, nil, "not deleted", "the image is as it was", "")
+				}
+				if err != nil {
 					return err
 				}
 			}

@@ -9,6 +9,7 @@ import (
 	"disksync/api"
 	"disksync/image"
 	"disksync/internal/cli"
+	"disksync/internal/problem"
 	"disksync/internal/progress"
 	"disksync/media"
 	"disksync/syncclient"
@@ -106,7 +107,7 @@ are called, in the root of the medium or up to two folders below.`,
 					if f.Written {
 						did = "written, verified"
 					}
-					fmt.Fprintf(cmd.OutOrStdout(), "%s  %s  %s, %d blocks\n", f.Path, progress.Bytes(f.Length), did, f.Blocks)
+					fmt.Fprintf(cmd.OutOrStdout(), "%s  %s  %s, %d blocks\n", problem.Printable(f.Path), progress.Bytes(f.Length), did, f.Blocks)
 				}
 				return nil
 			})

@@ -43,7 +43,7 @@ func newUserAdd(o *options) *cobra.Command {
 			if err := api.CheckAccount(args[0]); err != nil {
 				return cli.UsageError("%v", err)
 			}
-			p, err := cli.Password(stdin, true, "Password for "+args[0]+": ")
+			p, err := cli.Password(cmd.Context(), stdin, true, "Password for "+args[0]+": ")
 			if err != nil {
 				return err
 			}
@@ -62,7 +62,7 @@ func newUserPassword(o *options) *cobra.Command {
 	c := &cobra.Command{
 		Use: "password NAME", Short: "Set a user's password and end the user's logins", Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			p, err := cli.Password(stdin, true, "New password for "+args[0]+": ")
+			p, err := cli.Password(cmd.Context(), stdin, true, "New password for "+args[0]+": ")
 			if err != nil {
 				return err
 			}
@@ -214,7 +214,7 @@ func newLogin(o *options) *cobra.Command {
 			if o.server == "" || o.fingerprint == "" {
 				return cli.UsageError("name the Synchronizer with --server and --fingerprint, as its `serve` printed them")
 			}
-			p, err := cli.Password(stdin, false, "Password: ")
+			p, err := cli.Password(cmd.Context(), stdin, false, "Password: ")
 			if err != nil {
 				return err
 			}

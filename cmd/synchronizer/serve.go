@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"runtime/debug"
+	"syscall"
 
 	"github.com/spf13/cobra"
 
@@ -62,7 +63,11 @@ func serve(cmd *cobra.Command, s *synchronizer.Server, listen string) error {
 	defer local.Close()
 	l, err := net.Listen("tcp", listen)
 	if err != nil {
-		return problem.New("DS-LISTEN", problem.Failure, err, "cannot listen", "nothing was changed", "give another address with --listen")
+		exit := problem.Failure
+		if errors.Is(err, syscall.EADDRINUSE) {
+			exit = problem.Busy
+		}
+		return problem.New("DS-LISTEN", exit, err, "cannot listen", "nothing was changed", "give another address with --listen")
 	}
 	fmt.Fprintf(cmd.OutOrStdout(), "listening https://%s fingerprint %s\n", l.Addr(), s.Fingerprint())
 	return s.Serve(cmd.Context(), local, l)

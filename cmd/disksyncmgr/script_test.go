@@ -1,0 +1,274 @@
+package main
+
+import (
+	"bytes"
+	"errors"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/rogpeppe/go-internal/testscript"
+
+	"disksync/internal/testkit"
+	"disksync/internal/testkit/lab"
+	"disksync/vhd"
+)
+
+// patience is how long something outside of a test may take to happen.
+const patience = 60 * time.Second
+
+// TestBothDoors runs the scripts in testdata/doors twice: $DOOR is --standalone, or --session with the service behind it.
+func TestBothDoors(t *testing.T) {
+	for _, door := range []string{"--standalone", "--session"} {
+		t.Run(strings.TrimPrefix(door, "--"), func(t *testing.T) { scripts(t, "testdata/doors", door) })
+	}
+}
+
+// TestScripts runs the scripts that choose their door themselves.
+func TestScripts(t *testing.T) { scripts(t, "testdata/scripts", "") }
+
+func scripts(t *testing.T, dir, door string) {
+	bin, err := programs()
+	if err != nil {
+		t.Fatal(err)
+	}
+	testscript.Run(t, testscript.Params{
+		Dir: dir, RequireExplicitExec: true, UpdateScripts: os.Getenv("UPDATE_SCRIPTS") != "",
+		Setup: func(env *testscript.Env) error {
+			s := &scene{t: env.T().(testing.TB), running: map[string]*testkit.Program{}}
+			env.Values[sceneKey{}] = s
+			env.Setenv("PATH", env.Getenv("PATH")+":"+bin)
+			env.Setenv("DOOR", door)
+			env.Setenv("NO_TERMINAL", "1")
+			// Programs built with the race detector wait a second before they end.
+			env.Setenv("GORACE", "atexit_sleep_ms=0")
+			bus := testkit.StartBus(s.t, testkit.SessionBus)
+			env.Vars = append(env.Vars, bus.Env()...)
+			if door == "--session" {
+				cmd := exec.Command("disksyncmgr", "serve", "--session", "--state", "S")
+				var err error
+				cmd.Path, err = exec.LookPath("disksyncmgr")
+				cmd.Dir, cmd.Env = env.WorkDir, env.Vars
+				s.running["disksyncmgr"] = testkit.StartProgram(s.t, cmd)
+				return err
+			}
+			return nil
+		},
+		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
+			"start": start, "stop": stop, "exits": exits, "interrupt": interrupt, "disk": disk, "vhd": toVHD, "same": same, "shape": shape,
+			"slow": slow, "damage": damage, "settled": settled, "until": until, "small": small,
+		},
+	})
+}
+
+type sceneKey struct{}
+
+// scene is what runs beside a script.
+type scene struct {
+	t       testing.TB
+	running map[string]*testkit.Program
+}
+
+func sceneOf(ts *testscript.TestScript) *scene { return ts.Value(sceneKey{}).(*scene) }
+
+func command(ts *testscript.TestScript, args []string) *exec.Cmd {
+	cmd := exec.Command(args[0], args[1:]...)
+	for dir := range strings.SplitSeq(ts.Getenv("PATH"), ":") {
+		name := filepath.Join(dir, args[0])
+		if _, err := os.Stat(name); err == nil {
+			cmd.Path, cmd.Err = name, nil
+			break
+		}
+	}
+	cmd.Dir = ts.Getenv("WORK")
+	cmd.Env = nil
+	for _, name := range []string{"PATH", "HOME", "TMPDIR", "GORACE", "NO_TERMINAL", "DBUS_SESSION_BUS_ADDRESS", "DISKSYNCMGR_STATE"} {
+		cmd.Env = append(cmd.Env, name+"="+ts.Getenv(name))
+	}
+	return cmd
+}
+
+// start PROGRAM ARG…: start a service and wait for its first line. Of a Synchronizer, $URL and $FINGERPRINT are set.
+func start(ts *testscript.TestScript, _ bool, args []string) {
+	s := sceneOf(ts)
+	p, err := testkit.RunProgram(s.t, command(ts, args))
+	ts.Check(err)
+	s.running[args[0]] = p
+	if words := strings.Fields(p.Line); words[0] == "listening" {
+		ts.Setenv("URL", words[1])
+		ts.Setenv("FINGERPRINT", words[3])
+	}
+	ts.Logf("%s", p.Line)
+}
+
+// stop PROGRAM: ask a service to end, which it must do well.
+func stop(ts *testscript.TestScript, _ bool, args []string) {
+	s := sceneOf(ts)
+	ts.Check(s.running[args[0]].Stop())
+}
+
+// exits STATUS PROGRAM ARG…: the program ends with the status.
+func exits(ts *testscript.TestScript, _ bool, args []string) {
+	got := 0
+	if exit, ok := errors.AsType[*exec.ExitError](ts.Exec(args[1], args[2:]...)); ok {
+		got = exit.ExitCode()
+	}
+	if strconv.Itoa(got) != args[0] {
+		ts.Fatalf("%s: exit status %d, want %s", strings.Join(args[1:], " "), got, args[0])
+	}
+}
+
+// interrupt PATTERN PROGRAM ARG…: run a program, interrupt it as Ctrl-C does when there is a file like PATTERN, and want the
+// status of an interrupt. What it says on standard error is in the file interrupted.
+func interrupt(ts *testscript.TestScript, _ bool, args []string) {
+	cmd := command(ts, args[1:])
+	var errs bytes.Buffer
+	cmd.Stderr = &errs
+	ts.Check(cmd.Start())
+	ended := make(chan error, 1)
+	go func() { ended <- cmd.Wait() }()
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	deadline := time.After(patience)
+	for found := []string{}; len(found) == 0; {
+		select {
+		case <-tick.C:
+			var err error
+			found, err = filepath.Glob(ts.MkAbs(args[0]))
+			ts.Check(err)
+		case err := <-ended:
+			ts.Fatalf("it ended before the interrupt: %v %s", err, errs.String())
+		case <-deadline:
+			ts.Fatalf("there was no file like %s", args[0])
+		}
+	}
+	ts.Check(cmd.Process.Signal(syscall.SIGINT))
+	<-ended
+	if exit := cmd.ProcessState.ExitCode(); exit != 130 {
+		ts.Fatalf("exit status %d: %s", exit, errs.String())
+	}
+	ts.Check(os.WriteFile(ts.MkAbs("interrupted"), errs.Bytes(), 0o600))
+}
+
+// disk FILE SEED…: write a raw disk with a block for each seed; 0 is a block of zeros.
+func disk(ts *testscript.TestScript, _ bool, args []string) {
+	var seeds []uint64
+	for _, a := range args[1:] {
+		n, err := strconv.ParseUint(a, 10, 64)
+		ts.Check(err)
+		seeds = append(seeds, n)
+	}
+	ts.Check(os.WriteFile(ts.MkAbs(args[0]), lab.Disk(seeds...), 0o600))
+}
+
+// vhd FILE RAW: write a raw disk as a dynamic VHD.
+func toVHD(ts *testscript.TestScript, _ bool, args []string) {
+	raw, err := os.ReadFile(ts.MkAbs(args[1]))
+	ts.Check(err)
+	f, err := os.Create(ts.MkAbs(args[0]))
+	ts.Check(err)
+	defer f.Close()
+	ts.Check(vhd.Create(f, vhd.CreateOptions{Size: int64(len(raw)), UUID: [16]byte{1}, Timestamp: vhd.TimestampOf(time.Now())}))
+	st, err := f.Stat()
+	ts.Check(err)
+	d, err := vhd.OpenDisk(f, st.Size(), nil)
+	ts.Check(err)
+	_, err = d.WriteAt(raw, 0)
+	ts.Check(err)
+	ts.Check(d.Sync())
+}
+
+// same FILE FILE: two files have the same bytes.
+func same(ts *testscript.TestScript, neg bool, args []string) {
+	a, err := os.ReadFile(ts.MkAbs(args[0]))
+	ts.Check(err)
+	b, err := os.ReadFile(ts.MkAbs(args[1]))
+	ts.Check(err)
+	if bytes.Equal(a, b) == neg {
+		ts.Fatalf("%s has %d bytes, %s has %d; the same: %t", args[0], len(a), args[1], len(b), !neg)
+	}
+}
+
+// shape FILE: the JSON that was printed last has the names and types that are in the file.
+func shape(ts *testscript.TestScript, _ bool, args []string) {
+	got, err := testkit.JSONShape([]byte(ts.ReadFile("stdout")))
+	ts.Check(err)
+	if want := ts.ReadFile(args[0]); got != want {
+		ts.Fatalf("the shape is\n%s", got)
+	}
+}
+
+// slow BYTES: $SLOW is the address of the Synchronizer behind a line that brings so many bytes a second.
+func slow(ts *testscript.TestScript, _ bool, args []string) {
+	n, err := strconv.ParseInt(args[0], 10, 64)
+	ts.Check(err)
+	l := &lab.Lab{URL: ts.Getenv("URL")}
+	ts.Setenv("SLOW", l.Line(sceneOf(ts).t, n).URL)
+}
+
+// damage PATTERN: change a byte in the middle of each file like PATTERN.
+func damage(ts *testscript.TestScript, _ bool, args []string) {
+	names, err := filepath.Glob(ts.MkAbs(args[0]))
+	ts.Check(err)
+	if len(names) == 0 {
+		ts.Fatalf("there is no file like %s", args[0])
+	}
+	for _, name := range names {
+		b, err := os.ReadFile(name)
+		ts.Check(err)
+		b[len(b)/2] ^= 1
+		ts.Check(os.Chmod(name, 0o600))
+		ts.Check(os.WriteFile(name, b, 0o600))
+	}
+}
+
+// until PATTERN PROGRAM ARG…: run a program again and again until its output matches.
+func until(ts *testscript.TestScript, _ bool, args []string) {
+	pattern, err := regexp.Compile("(?m)" + args[0])
+	ts.Check(err)
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	deadline := time.After(patience)
+	for {
+		out, err := command(ts, args[1:]).Output()
+		ts.Check(err)
+		if pattern.Match(out) {
+			return
+		}
+		select {
+		case <-tick.C:
+		case <-deadline:
+			ts.Fatalf("in the end it prints\n%s", out)
+		}
+	}
+}
+
+// small FOLDER SIZE: make a folder with room for so much, as mount(8) takes it.
+func small(ts *testscript.TestScript, _ bool, args []string) {
+	dir := ts.MkAbs(args[0])
+	ts.Check(os.MkdirAll(dir, 0o700))
+	ts.Check(syscall.Mount("tmpfs", dir, "tmpfs", 0, "size="+args[1]))
+	ts.Defer(func() { ts.Check(syscall.Unmount(dir, 0)) })
+}
+
+// settled: nothing is left of what was not finished, in the state folder S.
+func settled(ts *testscript.TestScript, _ bool, _ []string) {
+	ts.Check(leftovers(ts.MkAbs("S")))
+}
+
+// leftovers returns an error when a state folder has files that should have been gone or finished.
+func leftovers(dir string) error {
+	for _, pattern := range []string{"*.tmp", "*/*.tmp", "*/*.part"} {
+		found, err := filepath.Glob(filepath.Join(dir, pattern))
+		if err != nil || len(found) > 0 {
+			return errors.Join(err, errors.New("left over: "+strings.Join(found, " ")))
+		}
+	}
+	return nil
+}
