@@ -6,11 +6,15 @@
 package media
 
 import (
+	"bytes"
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io"
 	"path/filepath"
+	"slices"
+	"sync"
 	"syscall"
 
 	"disksync/api"
@@ -26,7 +30,7 @@ type Options struct {
 	Image   string
 	Version image.Version
 	Dir     string // made when it is not there
-	// Progress is told what is done and how far it is, in bytes; nil: nobody is.
+	// Progress is told what is done and how far it is, in bytes, by one goroutine at a time; nil: nobody is.
 	Progress func(stage string, done, total int64)
 }
 
@@ -54,7 +58,7 @@ func Write(ctx context.Context, c *syncclient.Client, o Options) (Result, error)
 	if err != nil {
 		return Result{}, fmt.Errorf("look up version %d of %s: %w", o.Version, o.Image, err)
 	}
-	env, err := c.Manifest(ctx, o.Image, o.Version)
+	env, err := manifest(ctx, c, o, files)
 	if err != nil {
 		return Result{}, fmt.Errorf("manifest of version %d of %s: %w", o.Version, o.Image, err)
 	}
@@ -75,6 +79,36 @@ func Write(ctx context.Context, c *syncclient.Client, o Options) (Result, error)
 	return res, durable.WriteFile(fsys, name, env, 0o644)
 }
 
+// manifest returns the signed manifest, which must speak of the very files: between the two requests an image can be deleted and
+// made anew.
+func manifest(ctx context.Context, c *syncclient.Client, o Options, files []api.MediaFile) ([]byte, error) {
+	server, err := c.Server(ctx)
+	if err != nil {
+		return nil, err
+	}
+	env, err := c.Manifest(ctx, o.Image, o.Version)
+	if err != nil {
+		return nil, err
+	}
+	v, err := image.VerifyManifest(env, server.SigningKey)
+	if err != nil {
+		return nil, err
+	}
+	var listed, signed []image.LayerID
+	for _, f := range files {
+		listed = append(listed, f.Layer)
+	}
+	for _, d := range v.Manifest().Disks {
+		for _, l := range d.Layers {
+			signed = append(signed, l.ID)
+		}
+	}
+	if v.Manifest().Image != o.Image || v.Manifest().Version != o.Version || !slices.Equal(listed, signed) {
+		return nil, errors.New("it is not of this version any more; run the same command again")
+	}
+	return env, nil
+}
+
 type writer struct {
 	Options
 	c    *syncclient.Client
@@ -91,43 +125,78 @@ func (w *writer) file(ctx context.Context, f api.MediaFile) (File, error) {
 	if ctx.Err() != nil {
 		return res, err
 	}
-	free, err := w.fsys.Free()
-	if err != nil {
+	temp := f.Name + durable.TempSuffix
+	if err := w.makeRoom(f, temp); err != nil {
 		return res, err
 	}
-	if free < f.Length {
-		return res, fmt.Errorf("%d bytes are free, %d are needed: %w", free, f.Length, syscall.ENOSPC)
-	}
-	temp := f.Name + durable.TempSuffix
-	if err := w.copy(ctx, temp, f); err != nil {
+	sum, err := w.copy(ctx, temp, f)
+	if err != nil {
 		return res, errors.Join(err, durable.Remove(w.fsys, temp))
 	}
 	if res.Blocks, err = w.check(ctx, temp, f); err != nil {
-		return res, errors.Join(fmt.Errorf("read back: %w", err), durable.Remove(w.fsys, temp))
+		return res, errors.Join(w.blame(err, temp, sum), durable.Remove(w.fsys, temp))
 	}
 	res.Written = true
 	return res, durable.Publish(w.fsys, temp, f.Name)
 }
 
-// copy brings the layer's bytes onto the medium.
-func (w *writer) copy(ctx context.Context, temp string, f api.MediaFile) error {
+// makeRoom returns an error unless the file fits. What an interrupted run left goes in any case, and the damaged file of the
+// same name when there is no room beside it.
+func (w *writer) makeRoom(f api.MediaFile, temp string) error {
+	var free int64
+	for _, garbage := range []string{temp, f.Name} {
+		if err := durable.Remove(w.fsys, garbage); err != nil {
+			return err
+		}
+		var err error
+		if free, err = w.fsys.Free(); err != nil || free >= f.Length {
+			return err
+		}
+	}
+	return fmt.Errorf("%d bytes are free, %d are needed: %w", free, f.Length, syscall.ENOSPC)
+}
+
+// copy brings the layer's bytes onto the medium and returns their SHA-256.
+func (w *writer) copy(ctx context.Context, temp string, f api.MediaFile) ([]byte, error) {
 	out, err := w.fsys.Create(temp, 0o644)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	err = w.transfer(ctx, out, f)
+	h := sha256.New()
+	err = w.transfer(ctx, out, h, f)
 	if err == nil {
 		err = out.Sync()
 	}
-	return errors.Join(err, out.Close())
+	return h.Sum(nil), errors.Join(err, out.Close())
+}
+
+// errKept says that a medium kept what was written to it, though that is not the layer.
+var errKept = errors.New("the Synchronizer sends it so")
+
+// blame finds out whose fault it is that a file does not pass the check: whether it reads as it was written.
+func (w *writer) blame(err error, temp string, sum []byte) error {
+	in, openErr := w.fsys.Open(temp)
+	if openErr != nil {
+		return errors.Join(err, openErr)
+	}
+	defer in.Close()
+	size, sizeErr := in.Size()
+	h := sha256.New()
+	if _, readErr := io.Copy(h, io.NewSectionReader(in, 0, size)); sizeErr != nil || readErr != nil {
+		return errors.Join(err, sizeErr, readErr)
+	}
+	if bytes.Equal(h.Sum(nil), sum) {
+		return fmt.Errorf("%w: %w", errKept, err)
+	}
+	return fmt.Errorf("read back: %w", err)
 }
 
 // transfer fetches the file, going on where the line broke as long as something moves.
-func (w *writer) transfer(ctx context.Context, out io.WriterAt, f api.MediaFile) error {
+func (w *writer) transfer(ctx context.Context, out io.WriterAt, h io.Writer, f api.MediaFile) error {
 	var pause syncclient.Backoff
 	at, failures := int64(0), 0
 	for at < f.Length {
-		n, err := w.stretch(ctx, out, f, at)
+		n, err := w.stretch(ctx, out, h, f, at)
 		at += n
 		if n > 0 {
 			failures = 0
@@ -149,7 +218,7 @@ func (w *writer) transfer(ctx context.Context, out io.WriterAt, f api.MediaFile)
 const maxFailures = 6
 
 // stretch copies from at as far as one request gets.
-func (w *writer) stretch(ctx context.Context, out io.WriterAt, f api.MediaFile, at int64) (int64, error) {
+func (w *writer) stretch(ctx context.Context, out io.WriterAt, h io.Writer, f api.MediaFile, at int64) (int64, error) {
 	body, err := w.c.Range(ctx, image.LayerRef{ID: f.Layer, Length: f.Length}, at, f.Length-at)
 	if err != nil {
 		return 0, err
@@ -162,6 +231,7 @@ func (w *writer) stretch(ctx context.Context, out io.WriterAt, f api.MediaFile, 
 		if _, err := out.WriteAt(buf[:k], at+n); err != nil {
 			return n, fmt.Errorf("write: %w", err)
 		}
+		_, _ = h.Write(buf[:k]) // a hash takes everything
 		n += int64(k)
 		w.Progress("write "+f.Name, at+n, f.Length)
 		if errors.Is(readErr, io.EOF) || errors.Is(readErr, io.ErrUnexpectedEOF) && at+n == f.Length {
@@ -192,8 +262,13 @@ func (w *writer) check(ctx context.Context, name string, f api.MediaFile) (int, 
 	if x.ID() != f.Layer {
 		return 0, fmt.Errorf("it holds layer %s, not %s", x.ID().Short(), f.Layer.Short())
 	}
+	var mu sync.Mutex
+	done := int64(0)
 	err = layer.Verify(ctx, in, x, func(fr layer.Frame, err error) error {
-		w.Progress("verify "+f.Name, fr.Offset+int64(fr.Length), f.Length)
+		mu.Lock()
+		defer mu.Unlock()
+		done += int64(fr.Length)
+		w.Progress("verify "+f.Name, done, f.Length)
 		return err
 	})
 	return x.Len(), err
@@ -207,7 +282,10 @@ func explain(err error, dir string, f api.MediaFile) error {
 		return problem.New("DS-MEDIA-FILESIZE", problem.NoSpace, err,
 			fmt.Sprintf("the file system of %s takes no file of %d bytes", dir, f.Length), "files that are complete stay, and are good",
 			"format the medium with NTFS, exFAT or ext4")
-	case errors.Is(err, layer.ErrCorrupt):
+	case errors.Is(err, errKept):
+		return problem.New("DS-SERVER-DAMAGED", problem.Damaged, err, fmt.Sprintf("what the Synchronizer has as layer %s is not that layer", f.Layer.Short()),
+			"the file was removed from the medium; files that are complete stay, and are good", "the administrator of the Synchronizer has to look at its disk")
+	case errors.Is(err, layer.ErrCorrupt), errors.Is(err, layer.ErrFormat):
 		return problem.New("DS-MEDIA-BAD", problem.Damaged, err, "the medium "+dir+" does not keep what is written to it",
 			"the damaged file was removed", "use another medium")
 	}

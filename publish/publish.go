@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"syscall"
 
 	"github.com/klauspost/compress/zstd"
@@ -62,7 +63,8 @@ type DiskResult struct {
 	Unchanged bool          `json:"unchanged"`
 }
 
-// Run publishes a version. When it returns an error the catalog is as before.
+// Run publishes a version. When it returns an error the catalog is as before; only when the line fails for good while the
+// version is being sealed may it be there all the same, and running it again then finds nothing changed.
 func Run(ctx context.Context, c *syncclient.Client, o Options) (Result, error) {
 	if o.Progress == nil {
 		o.Progress = func(string, int64, int64) {}
@@ -90,10 +92,43 @@ func Run(ctx context.Context, c *syncclient.Client, o Options) (Result, error) {
 		res.Version, res.Unchanged = p.newest.Version, true
 		return res, nil
 	}
-	if _, err := c.Seal(ctx, o.Image, seal); err != nil {
+	if err := p.seal(ctx, seal); err != nil {
 		return Result{}, fmt.Errorf("seal version %d: %w", res.Version, err)
 	}
 	return res, nil
+}
+
+// maxFailures is how often in a row sealing is tried again.
+const maxFailures = 6
+
+// seal has the version sealed. An answer that is lost on the way leaves it open whether that happened, so it is asked for again:
+// a conflict with the very version that was asked for is a success.
+func (p *run) seal(ctx context.Context, seal api.Seal) error {
+	var pause syncclient.Backoff
+	for failures := 0; ; failures++ {
+		_, err := p.c.Seal(ctx, p.Image, seal)
+		if failures > 0 && syncclient.Code(err) == api.CodeConflict && p.sealed(ctx, seal) {
+			return nil
+		}
+		if !syncclient.Temporary(err) || failures == maxFailures {
+			return err
+		}
+		if err := pause.Wait(ctx, err); err != nil {
+			return err
+		}
+	}
+}
+
+// sealed reports whether the version is there with the layers of seal.
+func (p *run) sealed(ctx context.Context, seal api.Seal) bool {
+	im, err := p.c.Image(ctx, p.Image)
+	if err != nil {
+		return false
+	}
+	i := slices.IndexFunc(im.Versions, func(v api.VersionInfo) bool { return v.Version == seal.Version })
+	return i >= 0 && !slices.ContainsFunc(seal.Disks, func(want api.SealDisk) bool {
+		return !slices.ContainsFunc(im.Versions[i].Disks, func(d api.DiskInfo) bool { return d.Role == want.Role && d.Layer == want.Layer })
+	})
 }
 
 type run struct {
@@ -103,10 +138,13 @@ type run struct {
 	newest api.VersionInfo // the zero value when the image is new
 }
 
-// lookUp finds the newest version.
+// lookUp finds the newest version, and refuses what the Synchronizer would refuse after hours of work.
 func (p *run) lookUp(ctx context.Context) error {
 	if err := image.CheckName(p.Image); err != nil {
 		return problem.New("DS-USAGE", problem.Usage, err, "this cannot be an image", "", "")
+	}
+	if len(p.Note) > api.MaxNote {
+		return problem.New("DS-USAGE", problem.Usage, nil, fmt.Sprintf("a note has at most %d bytes", api.MaxNote), "nothing was published", "")
 	}
 	im, err := p.c.Image(ctx, p.Image)
 	if syncclient.Code(err) == api.CodeNotFound {
@@ -114,6 +152,10 @@ func (p *run) lookUp(ctx context.Context) error {
 	}
 	if err != nil {
 		return fmt.Errorf("look up %s: %w", p.Image, err)
+	}
+	if p.Mode != "" && p.Mode != im.Mode {
+		return problem.New("DS-CONFLICT", problem.Busy, nil, fmt.Sprintf("%s is a %s image; the mode is fixed by its first version", p.Image, im.Mode),
+			"nothing was published", "leave the mode out, or give the image another name")
 	}
 	if n := len(im.Versions); n > 0 {
 		p.known, p.newest = im, im.Versions[n-1]
@@ -202,9 +244,12 @@ func (p *run) upload(ctx context.Context, r image.Role, out layer.Result, spool 
 	return err
 }
 
+// spoolSuffix is what the Synchronizer removes from its own folder at its start, should a crash come before the name is gone.
+const spoolSuffix = ".tmp"
+
 // spoolFile makes a file that has no name, so that nothing is left of it whatever happens.
 func (p *run) spoolFile() (*os.File, error) {
-	f, err := os.CreateTemp(p.Spool, "disksync-layer-")
+	f, err := os.CreateTemp(p.Spool, "disksync-layer-*"+spoolSuffix) //nolint:forbidigo // not a persistent file, it loses its name below
 	if err != nil {
 		return nil, spoolError(err, p.Spool)
 	}
@@ -220,35 +265,54 @@ func spoolError(err error, where string) error {
 		return problem.New("DS-PUBLISH-SPACE", problem.NoSpace, err, "no room for the packed difference in "+where,
 			"nothing was published", "name a folder with more room with --spool")
 	}
+	if errors.Is(err, syscall.EFBIG) {
+		return problem.New("DS-PUBLISH-SPACE", problem.NoSpace, err, "no file in "+where+" can be as large as the packed difference",
+			"nothing was published", "name a folder on another file system with --spool")
+	}
 	return err
 }
 
 // publishedParent finds the parent of a differencing VHD among the versions of the image, and reads it from the
 // Synchronizer.
 func (p *run) publishedParent(ctx context.Context, child *vhd.Image) (*vhd.Image, []io.Closer, error) {
-	for _, v := range p.known.Versions {
-		for _, d := range v.Disks {
-			if !holds(d, child.ParentUUID()) {
-				continue
-			}
-			p.Warn(fmt.Sprintf("the parent %s is not beside its child; reading version %d of %s in its place", child.ParentUUID(), v.Version, p.Image))
-			return p.openVersion(ctx, v.Version, d.Role, child.ParentUUID())
+	id := child.ParentUUID()
+	found := p.published(func(d api.DiskInfo) bool { return id == image.VHDUUID(d.State) })
+	if len(found) == 0 && !id.IsZero() {
+		found = p.published(func(d api.DiskInfo) bool { return slices.Contains(d.VHDUUIDs, id) })
+	}
+	if len(found) == 0 {
+		return nil, nil, vhd.NoParent
+	}
+	at := found[0]
+	for _, other := range found[1:] {
+		// The file was changed in place and published again; its child may belong to either content.
+		if other.disk.State != at.disk.State {
+			p.Warn(fmt.Sprintf("the parent %s was published with different contents, as versions %d and %d; only the file itself will do",
+				id, at.version, other.version))
+			return nil, nil, vhd.NoParent
 		}
 	}
-	return nil, nil, vhd.NoParent
+	p.Warn(fmt.Sprintf("the parent %s is not beside its child; reading version %d of %s in its place", id, at.version, p.Image))
+	return p.openVersion(ctx, at.version, at.disk.Role, id)
 }
 
-// holds reports whether the VHD with that uuid was published as the disk.
-func holds(d api.DiskInfo, id image.UUID) bool {
-	if id == image.VHDUUID(d.State) {
-		return true
-	}
-	for _, u := range d.VHDUUIDs {
-		if u == id && !id.IsZero() {
-			return true
+// versionDisk is a disk of a version.
+type versionDisk struct {
+	version image.Version
+	disk    api.DiskInfo
+}
+
+// published returns the disks of all versions that is says yes to.
+func (p *run) published(is func(api.DiskInfo) bool) []versionDisk {
+	var out []versionDisk
+	for _, v := range p.known.Versions {
+		for _, d := range v.Disks {
+			if is(d) {
+				out = append(out, versionDisk{v.Version, d})
+			}
 		}
 	}
-	return false
+	return out
 }
 
 // openVersion opens the disk of a version as the parent with the uuid id.

@@ -121,9 +121,39 @@ func openVHD(name string, parent func(child *vhd.Image) (*vhd.Image, error)) (*S
 }
 
 // otherFormats are images that are taken for raw ones by mistake. Publishing one would give VMs a disk that cannot start.
-var otherFormats = []struct{ magic, name, qemu string }{
-	{"QFI\xfb", "QCOW2", "qcow2"}, {"vhdxfile", "VHDX", "vhdx"}, {"KDMV", "VMDK", "vmdk"}, {"# Disk DescriptorFile", "VMDK", "vmdk"},
-	{"QED\x00", "QED", "qed"}, {"<<< Oracle VM VirtualBox Disk Image >>>", "VDI", "vdi"}, {"\x1f\x8b", "gzip", ""}, {"\x28\xb5\x2f\xfd", "zstd", ""}, {"\xfd7zXZ", "xz", ""},
+var otherFormats = []struct {
+	at                int
+	magic, name, qemu string
+}{
+	{0, "QFI\xfb", "QCOW2", "qcow2"}, {0, "vhdxfile", "VHDX", "vhdx"}, {0, "KDMV", "VMDK", "vmdk"},
+	{0, "# Disk DescriptorFile", "VMDK", "vmdk"}, {0, "QED\x00", "QED", "qed"}, {64, "\x7f\x10\xda\xbe", "VDI", "vdi"},
+	{0, "\x1f\x8b", "gzip", ""}, {0, "\x28\xb5\x2f\xfd", "zstd", ""}, {0, "\xfd7zXZ", "xz", ""}, {0, "BZh", "bzip2", ""},
+	{0, "PK\x03\x04", "zip", ""},
+}
+
+// otherFormat returns an error when a file that nobody called raw is something else.
+func otherFormat(f *os.File, size int64) error {
+	var head [68]byte
+	if _, err := f.ReadAt(head[:], 0); err != nil && !errors.Is(err, io.EOF) {
+		return err
+	}
+	for _, o := range otherFormats {
+		switch {
+		case !strings.HasPrefix(string(head[o.at:]), o.magic):
+		case o.qemu == "":
+			return fmt.Errorf("it is packed with %s: unpack it first (--format raw takes it as it is)", o.name)
+		default:
+			return fmt.Errorf("it is a %s image: convert it with `qemu-img convert -f %s -O raw` first (--format raw takes it as it is)", o.name, o.qemu)
+		}
+	}
+	_, err := vhd.Open(f, size)
+	if _, isFault := errors.AsType[vhd.Fault](err); err != nil && !isFault {
+		return err
+	}
+	if !errors.Is(err, vhd.NotVHD) {
+		return errors.New("it has the footer of a VHD: say --format vhd, or --format raw to take it as it is")
+	}
+	return nil
 }
 
 func openRaw(name string, guessed bool) (*Source, error) {
@@ -144,18 +174,10 @@ func rawSource(f *os.File, guessed bool) (*Source, error) {
 	if err != nil {
 		return nil, err
 	}
-	var head [64]byte
-	if _, err := f.ReadAt(head[:], 0); err != nil && !errors.Is(err, io.EOF) {
-		return nil, err
-	}
-	for _, o := range otherFormats {
-		if !guessed || !strings.HasPrefix(string(head[:]), o.magic) {
-			continue
+	if guessed {
+		if err := otherFormat(f, size); err != nil {
+			return nil, err
 		}
-		if o.qemu == "" {
-			return nil, fmt.Errorf("it is packed with %s: unpack it first (--format raw takes it as it is)", o.name)
-		}
-		return nil, fmt.Errorf("it is a %s image: convert it with `qemu-img convert -f %s -O raw` first (--format raw takes it as it is)", o.name, o.qemu)
 	}
 	s := &Source{ReaderAt: f, size: size, Format: Raw, close: f.Close}
 	if odd := size % image.SectorSize; odd != 0 {
@@ -195,9 +217,9 @@ func (p padded) ReadAt(b []byte, off int64) (int, error) {
 	n := 0
 	if off < p.size {
 		var err error
-		n, err = p.f.ReadAt(b[:min(int64(len(b)), p.size-off)], off)
-		if err != nil && !errors.Is(err, io.EOF) {
-			return n, err
+		want := int(min(int64(len(b)), p.size-off))
+		if n, err = p.f.ReadAt(b[:want], off); n < want {
+			return n, err // the file has become shorter
 		}
 	}
 	clear(b[n:])
