@@ -130,6 +130,9 @@ func (e *encoder) run(ctx context.Context) error {
 	if feedErr != nil {
 		return feedErr
 	}
+	if ctx.Err() == nil && e.o.Progress != nil {
+		e.o.Progress(e.disk.Size()) // nothing is told of zeros, which a disk often ends with
+	}
 	return ctx.Err()
 }
 

@@ -271,6 +271,9 @@ func (w *writer) check(ctx context.Context, name string, f api.MediaFile) (int, 
 		w.Progress("verify "+f.Name, done, f.Length)
 		return err
 	})
+	if err == nil {
+		w.Progress("verify "+f.Name, f.Length, f.Length) // the index is read as well
+	}
 	return x.Len(), err
 }
 

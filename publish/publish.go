@@ -230,12 +230,18 @@ func (p *run) disk(ctx context.Context, d Disk) (DiskResult, []image.UUID, error
 
 // upload sends the layer. What the Synchronizer holds of it from an earlier attempt may be damaged; then it is sent anew, once.
 func (p *run) upload(ctx context.Context, r image.Role, out layer.Result, spool io.ReaderAt) error {
+	sent := false
 	show := func(u syncclient.UploadProgress) {
-		stage := "upload "
-		if u.State == api.Verifying {
-			stage = "verify "
+		if u.State == api.Uploading {
+			p.Progress("upload "+string(r), u.Done, u.Total)
+			sent = true
+			return
 		}
-		p.Progress(stage+string(r), u.Done, u.Total)
+		if sent {
+			p.Progress("upload "+string(r), u.Total, u.Total)
+			sent = false
+		}
+		p.Progress("verify "+string(r), u.Done, u.Total)
 	}
 	err := p.c.Upload(ctx, out.Index.ID(), spool, out.Bytes, show)
 	if errors.Is(err, syncclient.ErrUploadDamaged) {

@@ -19,6 +19,9 @@ type display struct {
 	meter *progress.Meter
 	state endpoint.State
 	notes int
+	got   bool // everything that is to be got, and it was shown
+	stage string
+	total int64 // of the stage
 }
 
 func newDisplay(m *progress.Meter) *display { return &display{meter: m} }
@@ -43,22 +46,49 @@ func (d *display) show(s endpoint.Status) {
 	d.progress(s)
 }
 
-// progress shows a bar over everything that is to be got, or, for work that gets nothing, over its one stage.
+// progress shows a bar over everything that is to be got, then one over each stage behind it; for work that gets nothing, over
+// its stages only.
 func (d *display) progress(s endpoint.Status) {
 	p := s.Progress
 	if p.Stage == deploy.StageNone {
 		return
 	}
+	stage := strings.TrimSpace(stageNames[p.Stage] + " " + string(p.Role))
 	if p.PlanTotal > 0 {
-		title := fmt.Sprintf("%s version %d", s.VM, s.Version)
-		d.meter.Show(title, p.PlanDone, p.PlanTotal, strings.TrimSuffix(stageNames[p.Stage]+": "+bySource(p.Bytes), ": "))
-		return
+		title := fmt.Sprintf("%s v%d", s.VM, s.Version)
+		if p.Stage == deploy.StageTransfer || p.Stage == deploy.StageChecksum && p.PlanDone < p.PlanTotal {
+			sources := bySource(p.Bytes)
+			if p.Stage != deploy.StageTransfer && p.Total > 0 {
+				sources = fmt.Sprintf("%s %d%%", stage, 100*p.Done/p.Total)
+			}
+			d.meter.Show(title, p.PlanDone, p.PlanTotal, sources)
+			return
+		}
+		if !d.got {
+			d.got = true
+			d.meter.Show(title, p.PlanTotal, p.PlanTotal, bySource(p.Bytes))
+		}
+		stage = title + " " + stage
 	}
-	done := p.Done
+	if stage != d.stage || p.Total != d.total {
+		d.complete()
+		d.stage, d.total = stage, p.Total
+	}
+	if p.Stage == deploy.StageInstall {
+		return // it takes no time
+	}
+	d.meter.Show(stage, p.Done, p.Total, "")
 	if s.State == endpoint.Finished {
-		done = p.Total
+		d.complete()
 	}
-	d.meter.Show(strings.TrimSpace(stageNames[p.Stage]+" "+string(p.Role)), done, p.Total, bySource(p.Bytes))
+}
+
+// complete shows the end of a stage that is over: it is not always told of.
+func (d *display) complete() {
+	if d.total > 0 {
+		d.meter.Show(d.stage, d.total, d.total, "")
+	}
+	d.stage, d.total = "", 0
 }
 
 // bySource lists bytes by the kind of their source.

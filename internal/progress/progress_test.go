@@ -124,9 +124,9 @@ func TestAnyWidth(t *testing.T) {
 		want string
 	}{
 		{200, "win7 version 12  20.0 of 40.0 GiB  5.0 MiB/s  1h08m left  (transfer: usb 9.8 GiB, network 10.2 GiB)"},
-		{90, "win7 version 12  20.0 of 40.0 GiB  5.0 MiB/s  1h08m left"},
-		{50, "win7 version 12  5.0 MiB/s  1h08m left"},
-		{30, "win7 version 12  1h08m left"},
+		{95, "win7 version 12  5.0 MiB/s  1h08m left  (transfer: usb 9.8 GiB, network 10.2 GiB)"},
+		{75, "win7 version 12  1h08m left  (transfer: usb 9.8 GiB, network 10.2 GiB)"},
+		{50, "win7 version 12  1h08m left"},
 		{20, "win7 version 12"},
 		{6, "win7 v"},
 		{0, ""},

@@ -111,7 +111,7 @@ func (w *work) beside(now time.Time, over bool, width int) string {
 	title := printable(w.title)
 	rate, left := w.speed(now, over)
 	parts := []string{title, w.amounts(), rate, left, inBrackets(w.detail)}
-	for _, without := range []int{-1, 4, 1, 2, 3} {
+	for _, without := range []int{-1, 1, 2, 4, 3} {
 		if without >= 0 {
 			parts[without] = ""
 		}
