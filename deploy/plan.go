@@ -293,7 +293,8 @@ func (p *planner) step(dp *DiskPlan, st *Step) error {
 	for i := range st.index.Len() {
 		p.local[st.index.Frame(i).Digest] = true
 	}
-	p.Needed += vhd.FooterSize + 4*int64(image.BlockCount(st.index.Size())) + image.EncodedStateSize(st.index.Size()) + leafSize
+	// The golden VHD's tables, those of a leaf on top of it, and the digest list.
+	p.Needed += 2*emptyVHD(st.index.Size()) + image.EncodedStateSize(st.index.Size())
 	return nil
 }
 
@@ -308,10 +309,11 @@ func checkCodecs(x *layer.Index) error {
 	return nil
 }
 
-const (
-	vhdOverhead = 4096 // of a block: its bitmap, and what aligns it
-	leafSize    = 64 << 10
-)
+// vhdOverhead is what a block takes besides its content, in bytes: its bitmap, and what aligns it.
+const vhdOverhead = 4096
+
+// emptyVHD bounds the size of the file of a disk that has no block, in bytes: footers, header and locators, and the table.
+func emptyVHD(size int64) int64 { return 64<<10 + 4*int64(image.BlockCount(size)) }
 
 // partBlocks returns the blocks that the part of a VHD claims to have.
 func (s *Store) partBlocks(id image.UUID) (map[int]bool, error) {

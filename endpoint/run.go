@@ -242,15 +242,26 @@ func (e *Engine) Plan(ctx context.Context, r Request) (PlanReport, error) {
 	}
 	defer m.close()
 	if m.nothing != "" {
-		p := &deploy.Plan{Image: m.offer.Image, Version: m.offer.Version, Bytes: map[string]int64{}, Blocks: map[string]int{}}
+		p := &deploy.Plan{Image: m.offer.Image, Version: m.offer.Version, Disks: []deploy.DiskPlan{}, Bytes: map[string]int64{}, Blocks: map[string]int{}, Media: []deploy.MediumPlan{}}
 		return PlanReport{p, append(m.notes, m.nothing)}, nil
 	}
 	p, err := m.job.Plan(ctx)
 	return PlanReport{p, m.notes}, syncclient.Explain(err, "cannot plan", "nothing was changed")
 }
 
-// run does what the operation is for.
+// run does what the operation is for. Meanwhile nobody removes disks: what is installed and not yet committed is in no record.
 func (o *Operation) run(ctx context.Context) error {
+	letGo := o.e.store.Hold()
+	err := o.perform(ctx)
+	if err := letGo(); err != nil {
+		o.change(true, func(s *Status) {
+			s.Notes = append(slices.Clone(s.Notes), "disks that nobody needs any more could not be removed: "+err.Error())
+		})
+	}
+	return err
+}
+
+func (o *Operation) perform(ctx context.Context) error {
 	start := o.e.now()
 	r := o.Status().Request
 	o.change(true, func(s *Status) {
@@ -272,8 +283,8 @@ func (o *Operation) run(ctx context.Context) error {
 	o.change(true, func(s *Status) {
 		s.VM, s.Image, s.Version, s.Notes = m.vm, mf.Image, mf.Version, m.notes
 	})
-	rc := &Receipt{Operation: o.id, Kind: r.Kind, VM: m.vm, Image: mf.Image, Version: mf.Version, Notes: m.notes}
-	if m.old != nil {
+	rc := &Receipt{Operation: o.id, Kind: r.Kind, VM: m.vm, Image: mf.Image, Version: mf.Version, Path: []PathStep{}, Notes: m.notes}
+	if m.old != nil && m.nothing == "" && r.Kind == Update {
 		rc.Previous = m.old.Current.Version
 	}
 	switch {
@@ -313,11 +324,6 @@ func (o *Operation) deploy(ctx context.Context, m *mission, rc *Receipt) error {
 	o.tally.Installing()
 	vm, err := o.e.store.Commit(m.vm, m.job.Manifest, m.keep)
 	if err != nil {
-		if vm.Current.Version == rc.Version {
-			// Only what is no longer needed could not be removed.
-			rc.Notes = append(rc.Notes, "old disks could not be removed: "+err.Error())
-			return nil
-		}
 		return err
 	}
 	rc.Kept = vm.Kept
