@@ -193,20 +193,22 @@ func (c *Client) Resume(ctx context.Context, id image.UUID, show func(endpoint.S
 }
 
 func (c *Client) follow(ctx context.Context, path dbus.ObjectPath, show func(endpoint.Status)) (*endpoint.Receipt, error) {
+	// Under its own name, that of its connection, a service that has ended is not started anew by the bus because somebody looks,
+	// and the next one is not taken for it before it has resumed anything.
+	var owner string
+	if err := c.conn.BusObject().CallWithContext(ctx, "org.freedesktop.DBus.GetNameOwner", 0, Service).Store(&owner); err != nil {
+		return nil, c.unfollowed(ctx, path, fromBus(err))
+	}
+	service := &Client{conn: c.conn, obj: c.conn.Object(owner, rootPath)}
 	for pause := pollFirst; ; pause = min(2*pause, pollEvery) {
 		select {
 		case <-time.After(pause):
 		case <-ctx.Done():
-			c.stop(path)
-			return nil, context.Cause(ctx)
+			return nil, c.unfollowed(ctx, path, nil)
 		}
 		var st endpoint.Status
-		if err := c.get(ctx, &st, "operation", path); err != nil {
-			if ctx.Err() != nil {
-				c.stop(path)
-				return nil, context.Cause(ctx)
-			}
-			return nil, deletedMeanwhile(err)
+		if err := service.get(ctx, &st, "operation", path); err != nil {
+			return nil, c.unfollowed(ctx, path, err)
 		}
 		show(st)
 		if !st.Active {
@@ -215,10 +217,18 @@ func (c *Client) follow(ctx context.Context, path dbus.ObjectPath, show func(end
 	}
 }
 
-// deletedMeanwhile explains why an operation that is followed is not there any more.
-func deletedMeanwhile(err error) error {
+// unfollowed says why an operation is not followed to its end: the user has interrupted it, it was cancelled meanwhile, or the
+// service has ended.
+func (c *Client) unfollowed(ctx context.Context, path dbus.ObjectPath, err error) error {
+	if ctx.Err() != nil {
+		c.stop(path)
+		return context.Cause(ctx)
+	}
 	if errors.Is(err, errNoOperation) {
 		return problem.New("DS-STOPPED", problem.Interrupted, nil, "the operation was cancelled", "what was installed before is as it was", "")
+	}
+	if p := problem.Of(err); p.Code == codeNoService {
+		return goneAway("the service has ended", p.Unwrap())
 	}
 	return err
 }

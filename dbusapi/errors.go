@@ -71,7 +71,7 @@ func fromBus(err error) error {
 	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
 		return err
 	case !ok: // no answer, so it is the connection that failed
-		return goneAway(err)
+		return goneAway("the service has ended, or its bus has", err)
 	}
 	text := make([]string, 0, 4)
 	exit := int32(problem.Failure)
@@ -91,7 +91,7 @@ func fromBus(err error) error {
 	case e.Name == errUnknownObject:
 		return problem.New("DS-NO-OPERATION", problem.NotFound, errNoOperation, "not done", "nothing was changed", "`disksyncmgr status` shows what there is")
 	case strings.HasSuffix(e.Name, ".NoReply"), strings.HasSuffix(e.Name, ".Disconnected"):
-		return goneAway(err)
+		return goneAway("the service has ended, or its bus has", err)
 	case strings.HasSuffix(e.Name, ".AccessDenied"):
 		return problem.New("DS-ACCESS-DENIED", problem.NeedsLogin, nil, "the service does not take this from you: "+strings.Join(text, " "), "nothing was changed",
 			"do it as root, or as a member of the group that the service was started with")
@@ -105,12 +105,15 @@ func fromBus(err error) error {
 // errNoOperation says that an operation is not there, or no longer.
 var errNoOperation = errors.New("there is no such operation")
 
-func goneAway(err error) error {
-	return problem.New("DS-SERVICE-GONE", problem.Unreachable, err, "the service or its bus went away", "what was done is kept",
-		"when the service is there again it goes on by itself; `disksyncmgr status` shows how far it is")
+func goneAway(what string, err error) error {
+	return problem.New("DS-SERVICE-GONE", problem.Unreachable, err, what, "what was done is kept",
+		"start the service again (`disksyncmgr serve`); what was under way then goes on by itself, and `disksyncmgr status` shows it")
 }
 
+// codeNoService is the code of a call that found no service.
+const codeNoService = "DS-NO-SERVICE"
+
 func noService(err error) error {
-	return problem.New("DS-NO-SERVICE", problem.Unreachable, err, "no disksyncmgr service answers on this bus", "",
+	return problem.New(codeNoService, problem.Unreachable, err, "no disksyncmgr service answers on this bus", "",
 		"start it (`disksyncmgr serve`), name the session bus with --session if it is there, or do without it with --standalone")
 }

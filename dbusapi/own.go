@@ -120,6 +120,10 @@ func (s *server) operation(path dbus.ObjectPath) (string, *dbus.Error) {
 	if !ok || t.disk != nil {
 		return "", noObject(path)
 	}
+	if t.status.State == endpoint.Stopped && s.ctx.Err() != nil {
+		// Nobody stopped it but the end of the service, and it goes on with the next one.
+		return "", own(goneAway("the service was asked to end", nil))
+	}
 	return asJSON(t.status, nil)
 }
 

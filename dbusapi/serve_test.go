@@ -98,11 +98,7 @@ func TestServiceEndsMeanwhile(t *testing.T) {
 	if err := r.stop(); err != nil {
 		t.Fatal(err)
 	}
-	p := problem.Of(<-ended)
-	// It hears of the stop, or of the end of the service, whichever it asks first.
-	if p == nil || p.Code != "DS-STOPPED" && p.Code != "DS-NO-SERVICE" && p.Code != "DS-SERVICE-GONE" {
-		t.Errorf("it ended with %v", p)
-	}
+	wantProblem(t, <-ended, "DS-SERVICE-GONE", problem.Unreachable)
 	r.start()
 }
 

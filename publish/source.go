@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -99,6 +100,9 @@ func guess(name string) (Format, error) {
 }
 
 func cannotRead(name string, err error) error {
+	if errors.Is(err, fs.ErrNotExist) {
+		return problem.New("DS-INPUT-MISSING", problem.NotFound, nil, "there is no file "+name, "nothing was published", "name the disk's file")
+	}
 	return problem.New("DS-INPUT", problem.Damaged, err, "cannot read the disk "+name, "nothing was published", "")
 }
 

@@ -18,6 +18,9 @@ var programs = sync.OnceValues(func() (string, error) {
 	if err != nil {
 		return "", err
 	}
+	if err := os.Chmod(dir, 0o755); err != nil { //nolint:gosec // other users run the programs in it, too
+		return "", err
+	}
 	built = dir
 	return dir, testkit.Build(dir, "cmd/disksyncmgr", "cmd/synchronizer", "cmd/xec")
 })

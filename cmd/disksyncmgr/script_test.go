@@ -61,7 +61,7 @@ func scripts(t *testing.T, dir, door string) {
 			return nil
 		},
 		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
-			"start": start, "stop": stop, "exits": exits, "interrupt": interrupt, "disk": disk, "vhd": toVHD, "same": same, "shape": shape,
+			"start": start, "stop": stop, "kill": kill, "exits": exits, "interrupt": interrupt, "disk": disk, "vhd": toVHD, "same": same, "shape": shape,
 			"slow": slow, "damage": damage, "settled": settled, "until": until, "small": small,
 		},
 	})
@@ -111,6 +111,13 @@ func start(ts *testscript.TestScript, _ bool, args []string) {
 func stop(ts *testscript.TestScript, _ bool, args []string) {
 	s := sceneOf(ts)
 	ts.Check(s.running[args[0]].Stop())
+}
+
+// kill PROGRAM: end a service at once.
+func kill(ts *testscript.TestScript, _ bool, args []string) {
+	if !sceneOf(ts).running[args[0]].Kill() {
+		ts.Fatalf("%s had ended before", args[0])
+	}
 }
 
 // exits STATUS PROGRAM ARG…: the program ends with the status.

@@ -77,7 +77,7 @@ func (o *options) overSocket(ctx context.Context, dir string, do func(c *synccli
 		return problem.New("DS-NO-DATA", problem.NotFound, nil, "there is no data folder of a Synchronizer at "+dir, "",
 			"name it with --data, or make it with `synchronizer serve --data "+dir+"`")
 	}
-	s, err := synchronizer.Open(ctx, synchronizer.Options{Dir: dir})
+	s, err := openData(ctx, synchronizer.Options{Dir: dir})
 	if errors.Is(err, durable.ErrLocked) {
 		c := syncclient.NewLocal(dir, synchronizer.SocketName)
 		defer c.Close()

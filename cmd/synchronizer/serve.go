@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -35,7 +36,7 @@ fingerprint of its TLS key, which users compare when they register.`,
 				level = slog.LevelDebug
 			}
 			dir, _ := o.dataDir()
-			s, err := synchronizer.Open(cmd.Context(), synchronizer.Options{
+			s, err := openData(cmd.Context(), synchronizer.Options{
 				Dir: dir, MaxTransfers: transfers,
 				Log: slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level})),
 			})
@@ -55,6 +56,16 @@ fingerprint of its TLS key, which users compare when they register.`,
 	return c
 }
 
+// openData opens the data folder. That another process has it is the caller's to explain.
+func openData(ctx context.Context, o synchronizer.Options) (*synchronizer.Server, error) {
+	s, err := synchronizer.Open(ctx, o)
+	if err != nil && !errors.Is(err, durable.ErrLocked) {
+		err = problem.New("DS-DATA", problem.Failure, err, "cannot open the data folder "+o.Dir, "nothing was changed",
+			"work as the user whose folder it is, or name another one with --data")
+	}
+	return s, err
+}
+
 func serve(cmd *cobra.Command, s *synchronizer.Server, listen string) error {
 	local, err := s.ListenLocal()
 	if err != nil {
@@ -67,7 +78,7 @@ func serve(cmd *cobra.Command, s *synchronizer.Server, listen string) error {
 		if errors.Is(err, syscall.EADDRINUSE) {
 			exit = problem.Busy
 		}
-		return problem.New("DS-LISTEN", exit, err, "cannot listen", "nothing was changed", "give another address with --listen")
+		return problem.New("DS-LISTEN", exit, err, "cannot listen", "what is in the data folder is as it was", "give another address with --listen")
 	}
 	fmt.Fprintf(cmd.OutOrStdout(), "listening https://%s fingerprint %s\n", l.Addr(), s.Fingerprint())
 	return s.Serve(cmd.Context(), local, l)
