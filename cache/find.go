@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 )
 
@@ -55,9 +56,10 @@ func (f Finder) Find() ([]Medium, error) {
 	}
 	var media []Medium
 	seen := map[string]bool{}
-	for _, m := range mounts {
+	for i, m := range mounts {
 		kind, ok := f.kind(m.device, m.source)
-		if !ok || seen[m.device] || m.dir == "/" {
+		hidden := slices.ContainsFunc(mounts[i+1:], func(later mount) bool { return later.dir == m.dir })
+		if !ok || hidden || seen[m.device] || m.dir == "/" {
 			continue
 		}
 		seen[m.device] = true
@@ -66,19 +68,18 @@ func (f Finder) Find() ([]Medium, error) {
 	return media, nil
 }
 
-// KindOf returns the kind of the medium that holds the folder dir, USB for a folder that is not on removable media: somebody
-// who names a folder has put something there as on a stick.
-func (f Finder) KindOf(dir string) Kind {
+// KindOf returns the kind of the medium that holds the folder dir, and otherwise for a folder that is not on removable media.
+func (f Finder) KindOf(dir string, otherwise Kind) Kind {
 	mounts, err := f.mounts()
 	if err != nil {
-		return USB
+		return otherwise
 	}
 	real, err := filepath.EvalSymlinks(dir)
 	if err != nil {
-		return USB
+		return otherwise
 	}
 	if real, err = filepath.Abs(real); err != nil {
-		return USB
+		return otherwise
 	}
 	best := mount{dir: ""}
 	for _, m := range mounts {
@@ -90,7 +91,7 @@ func (f Finder) KindOf(dir string) Kind {
 	if kind, ok := f.kind(best.device, best.source); ok {
 		return kind
 	}
-	return USB
+	return otherwise
 }
 
 // mount is one line of mountinfo (see proc(5)).

@@ -20,21 +20,24 @@ import (
 
 // Limits of a scan, against media made to waste time and memory.
 const (
-	maxLevels     = 2     // folders below the root
-	maxEntries    = 10000 // names looked at
-	maxCandidates = 512   // files that are kept open
+	maxLevels     = 2        // folders below the root
+	maxEntries    = 10000    // names looked at
+	maxCandidates = 512      // files that are kept open
+	maxNotes      = 50       // lines for people
+	maxTables     = 64 << 20 // bytes of the block tables of all VHD files; that of a disk of 2 TiB has 4 MiB
 )
 
 // Inventory is what a medium has that could be of use. It is not safe for concurrent use; its Sources are.
 type Inventory struct {
 	Medium Medium
-	// Notes are what was passed over and why, for people.
+	// Notes are what was passed over and why, for people. Of very many there are the first.
 	Notes  []string
 	layers map[image.LayerID]*file
 	parts  []*file // begin as a layer does, but have no trailer
 	vhds   map[image.UUID]*vhdFile
 	files  []*file
 	looked int
+	tables int64 // bytes of the block tables of vhds
 }
 
 // file is an open file of the medium.
@@ -59,7 +62,7 @@ func Scan(ctx context.Context, m Medium) (*Inventory, error) {
 	}
 	defer root.Close()
 	inv := &Inventory{Medium: m, layers: map[image.LayerID]*file{}, vhds: map[image.UUID]*vhdFile{}}
-	if err := inv.walk(ctx, root, ".", 0); err != nil {
+	if err := inv.walk(ctx, root); err != nil {
 		inv.Close()
 		return nil, fmt.Errorf("read medium: %w", err)
 	}
@@ -74,39 +77,62 @@ func (inv *Inventory) Close() {
 }
 
 func (inv *Inventory) note(format string, args ...any) {
-	inv.Notes = append(inv.Notes, fmt.Sprintf(format, args...))
+	switch {
+	case len(inv.Notes) < maxNotes:
+		inv.Notes = append(inv.Notes, fmt.Sprintf(format, args...))
+	case len(inv.Notes) == maxNotes:
+		inv.Notes = append(inv.Notes, "… and more")
+	}
 }
 
-func (inv *Inventory) walk(ctx context.Context, root *os.Root, dir string, level int) error {
+// walk looks at the files of the root, then at those of the folders in it, and so on: what lies at the top is found however full
+// the folders are.
+func (inv *Inventory) walk(ctx context.Context, root *os.Root) error {
+	level := []string{"."}
+	for depth := 0; depth <= maxLevels && len(level) > 0; depth++ {
+		var below []string
+		for _, dir := range level {
+			dirs, more, err := inv.folder(ctx, root, dir)
+			switch {
+			case err != nil && (depth == 0 || ctx.Err() != nil):
+				return err
+			case err != nil:
+				inv.note("%s: %v", dir, err)
+			case !more:
+				return nil
+			}
+			below = append(below, dirs...)
+		}
+		level = below
+	}
+	return nil
+}
+
+// folder looks at the files of a folder and returns the folders in it. more is false when a limit is reached.
+func (inv *Inventory) folder(ctx context.Context, root *os.Root, dir string) (dirs []string, more bool, err error) {
 	entries, err := readDir(root, dir)
 	if err != nil {
-		if level == 0 {
-			return err
-		}
-		inv.note("%s: %v", dir, err)
-		return nil
+		return nil, true, err
 	}
 	for _, e := range entries {
 		if inv.looked++; inv.looked > maxEntries || len(inv.files) >= maxCandidates {
 			inv.note("more than %d names or %d files of use; the rest was not looked at", maxEntries, maxCandidates)
-			return nil
+			return nil, false, nil
 		}
 		if ctx.Err() != nil {
-			return context.Cause(ctx)
+			return nil, false, context.Cause(ctx)
 		}
 		name := path.Join(dir, e.Name())
 		switch {
+		case e.IsDir():
+			dirs = append(dirs, name)
 		case e.Type().IsRegular():
 			if err := inv.look(root, name); err != nil {
 				inv.note("%s: %v", name, err)
 			}
-		case e.IsDir() && level < maxLevels:
-			if err := inv.walk(ctx, root, name, level+1); err != nil {
-				return err
-			}
 		}
 	}
-	return nil
+	return dirs, true, nil
 }
 
 // readDir lists a folder in the order of the names, so that every scan of a medium sees the same.
@@ -217,6 +243,13 @@ func (inv *Inventory) addVHD(f *file) (bool, error) {
 	}
 	if m.UUID().IsZero() || inv.vhds[m.UUID()] != nil {
 		return false, nil
+	}
+	if h, ok := m.Header(); ok {
+		table := 4 * (m.Size()/h.BlockSize + 1)
+		if inv.tables+table > maxTables {
+			return false, errors.New("with the block tables of the other VHD files it takes too much memory")
+		}
+		inv.tables += table
 	}
 	inv.vhds[m.UUID()] = &vhdFile{f, m}
 	return true, nil

@@ -46,10 +46,10 @@ type Source struct {
 // place says where a block is: in a layer file or a part of one, or in a disk made up of VHD files.
 type place struct {
 	rank   int64 // of the file
-	offset int64
-	frame  layer.Frame
 	r      io.ReaderAt
-	chain  *vhd.Chain // nil for a layer
+	offset int64
+	end    int64 // of what r has; zeros follow
+	frame  layer.Frame
 }
 
 // Source returns the medium's claims to wanted blocks. The Inventory must stay open as long as it is used.
@@ -86,17 +86,16 @@ func (s *Source) addLayer(f *file, x *layer.Index, w Wanted) {
 			continue
 		}
 		if _, there := s.places[fr.Digest]; !there {
-			s.places[fr.Digest] = place{rank: f.rank, offset: fr.Offset, frame: fr, r: f}
+			s.places[fr.Digest] = place{rank: f.rank, r: f, offset: fr.Offset, end: f.size, frame: fr}
 		}
 	}
 }
 
-// addPart looks for a part of the layer x: the one whose first frame is the layer's first.
+// addPart looks for parts of the layer x: those whose first frame is the layer's first. One may be longer than another.
 func (inv *Inventory) addPart(s *Source, x *layer.Index, w Wanted) {
 	for _, f := range inv.parts {
 		if beginsWith(f, x) {
 			s.addLayer(f, x, w)
-			return
 		}
 	}
 }
@@ -152,7 +151,7 @@ func (inv *Inventory) addDisk(s *Source, st image.State, id image.UUID, w Wanted
 			continue
 		}
 		s.places[d] = place{
-			rank: leaf.rank, offset: start, chain: c,
+			rank: leaf.rank, r: c, offset: start, end: c.Size(),
 			frame: layer.Frame{Block: block, Codec: layer.Stored, Length: image.BlockSize, Digest: d},
 		}
 	}
@@ -202,13 +201,9 @@ func (s *Source) Fetch(ctx context.Context, blocks []image.Digest, deliver func(
 }
 
 func (p place) read(b []byte) error {
-	if p.chain == nil {
-		_, err := p.r.ReadAt(b, p.offset)
-		return err
-	}
-	n := min(int64(len(b)), p.chain.Size()-p.offset)
+	n := min(int64(len(b)), p.end-p.offset)
 	clear(b[n:])
-	_, err := p.chain.ReadAt(b[:n], p.offset)
+	_, err := p.r.ReadAt(b[:n], p.offset)
 	return err
 }
 

@@ -115,13 +115,14 @@ func (s *Store) RollBack(name string) (VM, error) {
 	}
 	if vm.Previous == nil {
 		return vm, problem.New("DS-NO-PREVIOUS", problem.NotFound, nil, fmt.Sprintf("VM %s has no previous version", name),
-			"it is as it was", "")
+			"it is as it was", fmt.Sprintf("`update %s --version N` goes to any version that the Synchronizer has", name))
 	}
 	for _, d := range vm.Previous.Disks {
 		c, err := s.openChain(d.Leaf)
 		if err != nil {
 			return vm, problem.New("DS-PREVIOUS-DAMAGED", problem.Damaged, err,
-				fmt.Sprintf("version %d of VM %s cannot be opened", vm.Previous.Version, name), "the VM is as it was", "")
+				fmt.Sprintf("version %d of VM %s cannot be opened", vm.Previous.Version, name), "the VM is as it was",
+				fmt.Sprintf("bring it back from the Synchronizer with `update %s --version %d`", name, vm.Previous.Version))
 		}
 		c.Close()
 	}

@@ -24,7 +24,8 @@ func (e *Engine) NewGroup() *Operation {
 
 // invalidRequest is an error with the original's failure string.
 func invalidRequest(format string, args ...any) error {
-	return problem.New("DS-USAGE", problem.Usage, nil, string(ReasonInvalidRequest)+": "+fmt.Sprintf(format, args...), "nothing was changed", "")
+	return problem.New("DS-USAGE", problem.Usage, nil, string(ReasonInvalidRequest)+": "+fmt.Sprintf(format, args...), "nothing was changed",
+		"correct the call; what it wants is said there")
 }
 
 // AddDisk adds a disk to a group that does not run.
@@ -87,7 +88,7 @@ func (o *Operation) edit(do func(s *Status) error) error {
 	if o.status.Request.Kind != Layers || o.done != nil {
 		o.mu.Unlock()
 		return problem.New("DS-BUSY", problem.Busy, nil, string(ReasonInvalidState)+": the group was started or belongs to another operation",
-			"nothing was changed", "")
+			"nothing was changed", "stop it first, or make another group")
 	}
 	o.mu.Unlock()
 	var err error

@@ -59,18 +59,19 @@ func setting(k cache.Kind) string {
 	return config.EnableUSBCache
 }
 
-// namedMedium reads FOLDER, usb:FOLDER or dvd:FOLDER.
+// namedMedium reads FOLDER, usb:FOLDER or dvd:FOLDER. A folder is taken for a stick, or for what is said, unless it is on a
+// medium whose kind the system knows: what IT has turned off is not brought in under another name.
 func (e *Engine) namedMedium(s string) (cache.Medium, error) {
-	if dir, ok := strings.CutPrefix(s, "usb:"); ok {
-		return cache.Medium{Kind: cache.USB, Dir: dir}, nil
+	dir, kind := s, cache.USB
+	if rest, ok := strings.CutPrefix(s, "usb:"); ok {
+		dir = rest
+	} else if rest, ok := strings.CutPrefix(s, "dvd:"); ok {
+		dir, kind = rest, cache.DVD
 	}
-	if dir, ok := strings.CutPrefix(s, "dvd:"); ok {
-		return cache.Medium{Kind: cache.DVD, Dir: dir}, nil
+	if dir == "" {
+		return cache.Medium{}, problem.New("DS-USAGE", problem.Usage, nil, "--media needs a folder", "", "name one that holds files of a stick or disc")
 	}
-	if s == "" {
-		return cache.Medium{}, problem.New("DS-USAGE", problem.Usage, nil, "--media needs a folder", "", "")
-	}
-	return cache.Medium{Kind: e.finder.KindOf(s), Dir: s}, nil
+	return cache.Medium{Kind: e.finder.KindOf(dir, kind), Dir: dir}, nil
 }
 
 // scanMedia looks through the media. One that cannot be read is left out with a note. The caller closes the inventories.

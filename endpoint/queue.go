@@ -75,7 +75,7 @@ func (e *Engine) Operation(id image.UUID) (*Operation, error) {
 			return o, nil
 		}
 	}
-	return nil, problem.New("DS-NO-OPERATION", problem.NotFound, nil, fmt.Sprintf("there is no operation %s", id), "", "")
+	return nil, problem.New("DS-NO-OPERATION", problem.NotFound, nil, fmt.Sprintf("there is no operation %s", id), "", "`disksyncmgr status` shows those that are there")
 }
 
 // Find returns the newest unfinished operation on a VM; "" means the only unfinished one of all.
@@ -89,7 +89,7 @@ func (e *Engine) Find(vm string) (*Operation, error) {
 	}
 	switch {
 	case len(found) == 0:
-		return nil, problem.New("DS-NO-OPERATION", problem.NotFound, nil, "there is no unfinished operation"+on(vm), "", "")
+		return nil, problem.New("DS-NO-OPERATION", problem.NotFound, nil, "there is no unfinished operation"+on(vm), "", "`disksyncmgr status` shows the operations that are there")
 	case len(found) > 1 && vm == "":
 		return nil, problem.New("DS-CHOOSE", problem.Usage, nil, "there are several unfinished operations", "", "name the VM")
 	}
@@ -110,7 +110,7 @@ func (e *Engine) Start(r Request) (*Operation, error) {
 	}
 	if r.VM != "" {
 		if err := image.CheckName(r.VM); err != nil {
-			return nil, problem.New("DS-USAGE", problem.Usage, err, "this cannot be the name of a VM", "", "")
+			return nil, problem.New("DS-USAGE", problem.Usage, err, "this cannot be the name of a VM", "", "choose another name with --as")
 		}
 	}
 	for _, o := range e.Operations() {
@@ -145,7 +145,7 @@ func (o *Operation) Resume() error {
 	}
 	if o.deleted {
 		o.mu.Unlock()
-		return problem.New("DS-NO-OPERATION", problem.NotFound, nil, "the operation was deleted", "", "")
+		return problem.New("DS-NO-OPERATION", problem.NotFound, nil, "the operation was deleted", "", "ask for the same again")
 	}
 	if err := o.e.live.Err(); err != nil {
 		o.mu.Unlock()
@@ -203,7 +203,8 @@ func (o *Operation) end(ctx context.Context, err error) {
 			s.setState(Finished)
 		case errors.Is(cause, errPause):
 			s.setState(Paused)
-		case ctx.Err() != nil && errors.Is(err, context.Canceled) || errors.Is(cause, errStop):
+		case errors.Is(cause, errStop) || o.e.live.Err() != nil:
+			// Whatever the run says of its end: it was told to, and goes on at the next start.
 			s.setState(Stopped)
 		default:
 			s.Problem = problem.Of(err).Flat()

@@ -50,7 +50,8 @@ func parseURL(s string) (*url.URL, error) {
 		err = errors.New("want https://host:port")
 	}
 	if err != nil {
-		return nil, problem.New("DS-USAGE", problem.Usage, err, fmt.Sprintf("%q is not the address of a Synchronizer", s), "", "")
+		return nil, problem.New("DS-USAGE", problem.Usage, err, fmt.Sprintf("%q is not the address of a Synchronizer", s), "",
+			"give it as https://HOST:PORT")
 	}
 	return u, nil
 }
@@ -78,7 +79,7 @@ func (e *Engine) Register(ctx context.Context, address string, f syncclient.Fing
 	}
 	c, err := syncclient.New(syncclient.Options{URL: u, Fingerprint: f, Line: e.line()})
 	if err != nil {
-		return nil, problem.New("DS-USAGE", problem.Usage, err, "cannot register", "", "")
+		return nil, problem.New("DS-USAGE", problem.Usage, err, "cannot register", "", "give the fingerprint that the administrator knows")
 	}
 	defer c.Close()
 	s, err := c.Server(ctx)

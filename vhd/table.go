@@ -12,6 +12,9 @@ const (
 	MaxBlocks = 16 << 20
 
 	unallocated = ^uint32(0)
+
+	// maxDropped bounds what [Salvage] leaves out: a file with more unusable entries holds nothing worth the memory.
+	maxDropped = 1000
 )
 
 // span is a range of the file.
@@ -117,6 +120,9 @@ func (m *Image) checkTable(meta []span, o options) error {
 	slices.SortFunc(meta, func(a, b span) int { return int(min(max(a.start-b.start, -1), 1)) })
 	bad := map[int]string{}
 	for n, i := range used {
+		if len(bad) > maxDropped {
+			return fault(BadBAT, int64(m.header.TableOffset), "more than %d entries are unusable", maxDropped)
+		}
 		s := m.blockSpan(i)
 		for _, x := range meta {
 			if s.overlaps(x) {
