@@ -283,7 +283,25 @@ func (inv *Inventory) Index(id image.LayerID) (x *layer.Index, ok bool) {
 
 // Summary says in words what was found.
 func (inv *Inventory) Summary() string {
-	return fmt.Sprintf("%d layers, %d parts of layers, %d VHD files", len(inv.layers), len(inv.parts), len(inv.vhds))
+	var parts []string
+	for _, k := range []struct {
+		n         int
+		one, many string
+	}{
+		{len(inv.layers), "1 layer", "layers"}, {len(inv.parts), "1 part of a layer", "parts of layers"}, {len(inv.vhds), "1 VHD file", "VHD files"},
+	} {
+		switch k.n {
+		case 0:
+		case 1:
+			parts = append(parts, k.one)
+		default:
+			parts = append(parts, fmt.Sprintf("%d %s", k.n, k.many))
+		}
+	}
+	if len(parts) == 0 {
+		return "nothing of use"
+	}
+	return strings.Join(parts, ", ")
 }
 
 // Layers returns the names of the layers on the medium.

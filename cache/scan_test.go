@@ -21,7 +21,7 @@ import (
 	"disksync/vhd"
 )
 
-const nothing = "0 layers, 0 parts of layers, 0 VHD files"
+const nothing = "nothing of use"
 
 // changed returns b with the byte at off changed; a negative off counts from the end.
 func changed(b []byte, off int) []byte {
@@ -67,54 +67,54 @@ func TestScan(t *testing.T) {
 		note  string // part of one; "": there is none
 	}{
 		{"an empty medium", nil, nothing, nil, 0, ""},
-		{"a layer", map[string][]byte{"v1": g.full.file}, "1 layers, 0 parts of layers, 0 VHD files", v1, 0, ""},
-		{"two layers", map[string][]byte{"v1": g.full.file, "v2": g.diff.file}, "2 layers, 0 parts of layers, 0 VHD files", both, 0, ""},
-		{"a difference alone", map[string][]byte{"v2": g.diff.file}, "1 layers, 0 parts of layers, 0 VHD files", changes, 0, ""},
-		{"two folders down", map[string][]byte{"a/b/v1": g.full.file}, "1 layers, 0 parts of layers, 0 VHD files", v1, 0, ""},
+		{"a layer", map[string][]byte{"v1": g.full.file}, "1 layer", v1, 0, ""},
+		{"two layers", map[string][]byte{"v1": g.full.file, "v2": g.diff.file}, "2 layers", both, 0, ""},
+		{"a difference alone", map[string][]byte{"v2": g.diff.file}, "1 layer", changes, 0, ""},
+		{"two folders down", map[string][]byte{"a/b/v1": g.full.file}, "1 layer", v1, 0, ""},
 		{"three folders down", map[string][]byte{"a/b/c/v1": g.full.file}, nothing, nil, 0, ""},
 		{
 			"any names", map[string][]byte{" -rf\n*\x1b[2J.jpg": g.full.file, ".hidden/$(x)/naïve 漢字\xff": g.diff.file},
-			"2 layers, 0 parts of layers, 0 VHD files", both, 0, "",
+			"2 layers", both, 0, "",
 		},
-		{"the same twice", map[string][]byte{"a": g.full.file, "b": g.full.file, "c/a": g.base, "c/b": g.base}, "1 layers, 0 parts of layers, 1 VHD files", v1, 0, ""},
-		{"a VHD file", map[string][]byte{"disk.vhd": g.base}, "0 layers, 0 parts of layers, 1 VHD files", v1, 0, ""},
-		{"a fixed disk", map[string][]byte{"disk.img": g.fixed}, "0 layers, 0 parts of layers, 1 VHD files", v1, 0, ""},
-		{"a fixed disk with a short footer", map[string][]byte{"x": g.fixed[:len(g.fixed)-1]}, "0 layers, 0 parts of layers, 1 VHD files", v1, 0, ""},
-		{"a chain", map[string][]byte{"b.vhd": g.base, "c.vhd": g.child}, "0 layers, 0 parts of layers, 2 VHD files", both, 0, ""},
-		{"a chain over folders", map[string][]byte{"x/y/b.vhd": g.base, "z/c": g.child}, "0 layers, 0 parts of layers, 2 VHD files", both, 0, ""},
-		{"a chain without its parent", map[string][]byte{"c.vhd": g.child}, "0 layers, 0 parts of layers, 1 VHD files", nil, 0, "c.vhd: "},
-		{"a layer for one version, a chain for both", map[string][]byte{"v2": g.diff.file, "b": g.base, "c": g.child}, "1 layers, 0 parts of layers, 2 VHD files", both, 0, ""},
+		{"the same twice", map[string][]byte{"a": g.full.file, "b": g.full.file, "c/a": g.base, "c/b": g.base}, "1 layer, 1 VHD file", v1, 0, ""},
+		{"a VHD file", map[string][]byte{"disk.vhd": g.base}, "1 VHD file", v1, 0, ""},
+		{"a fixed disk", map[string][]byte{"disk.img": g.fixed}, "1 VHD file", v1, 0, ""},
+		{"a fixed disk with a short footer", map[string][]byte{"x": g.fixed[:len(g.fixed)-1]}, "1 VHD file", v1, 0, ""},
+		{"a chain", map[string][]byte{"b.vhd": g.base, "c.vhd": g.child}, "2 VHD files", both, 0, ""},
+		{"a chain over folders", map[string][]byte{"x/y/b.vhd": g.base, "z/c": g.child}, "2 VHD files", both, 0, ""},
+		{"a chain without its parent", map[string][]byte{"c.vhd": g.child}, "1 VHD file", nil, 0, "c.vhd: "},
+		{"a layer for one version, a chain for both", map[string][]byte{"v2": g.diff.file, "b": g.base, "c": g.child}, "1 layer, 2 VHD files", both, 0, ""},
 		{
 			"strangers", map[string][]byte{
 				"empty": {}, "short": g.full.file[:15], "text": []byte("conectix"), "zeros": make([]byte, 1<<20), "disk.vhd": make([]byte, 511),
 				"layer.dsl": bytes.Repeat([]byte("\x89DSK"), 500), "odd": append([]byte{1}, g.base[512:]...), "photo.jpg": []byte("\xff\xd8\xff\xe0 and so on, and so on"),
 			}, nothing, nil, 0, "",
 		},
-		{"a part", map[string][]byte{"part": g.full.file[:first.Offset+int64(first.Length)]}, "0 layers, 1 parts of layers, 0 VHD files", map[image.Digest]bool{first.Digest: true}, 0, ""},
-		{"a part without a whole frame", map[string][]byte{"part": g.full.file[:first.Offset+int64(first.Length)-1]}, "0 layers, 1 parts of layers, 0 VHD files", nil, 0, ""},
+		{"a part", map[string][]byte{"part": g.full.file[:first.Offset+int64(first.Length)]}, "1 part of a layer", map[image.Digest]bool{first.Digest: true}, 0, ""},
+		{"a part without a whole frame", map[string][]byte{"part": g.full.file[:first.Offset+int64(first.Length)-1]}, "1 part of a layer", nil, 0, ""},
 		{
 			"two parts, the longer one later", map[string][]byte{"1": g.full.file[:first.Offset+int64(first.Length)], "2": g.full.file[:last.Offset]},
-			"0 layers, 2 parts of layers, 0 VHD files", without(v1, last.Digest), 0, "",
+			"2 parts of layers", without(v1, last.Digest), 0, "",
 		},
-		{"a layer without its trailer", map[string][]byte{"x": changed(g.full.file, -1)}, "0 layers, 1 parts of layers, 0 VHD files", v1, 0, ""},
-		{"a layer of a newer format", map[string][]byte{"x": changed(g.full.file, 11)}, "0 layers, 1 parts of layers, 0 VHD files", v1, 0, ""},
-		{"a layer with a damaged index", map[string][]byte{"x": changed(g.full.file, int(g.full.IndexOffset())+20)}, "1 layers, 0 parts of layers, 0 VHD files", v1, 0, ""},
+		{"a layer without its trailer", map[string][]byte{"x": changed(g.full.file, -1)}, "1 part of a layer", v1, 0, ""},
+		{"a layer of a newer format", map[string][]byte{"x": changed(g.full.file, 11)}, "1 part of a layer", v1, 0, ""},
+		{"a layer with a damaged index", map[string][]byte{"x": changed(g.full.file, int(g.full.IndexOffset())+20)}, "1 layer", v1, 0, ""},
 		{
 			"a layer with a damaged frame", map[string][]byte{"x": changed(g.full.file, int(last.Offset)+last.Length/2)},
-			"1 layers, 0 parts of layers, 0 VHD files", without(v1, last.Digest), 1, "",
+			"1 layer", without(v1, last.Digest), 1, "",
 		},
 		{"a layer that bears another's name", map[string][]byte{"x": append(bytes.Clone(g.full.file[:len(g.full.file)-64]), g.diff.file[len(g.diff.file)-64:]...)},
-			"0 layers, 1 parts of layers, 0 VHD files", v1, 0, ""},
+			"1 part of a layer", v1, 0, ""},
 		{
 			"a VHD file with a block that is not there", map[string][]byte{"x": beyond},
-			"0 layers, 0 parts of layers, 1 VHD files", without(v1, g.full.state.Blocks[1]), 0, "",
+			"1 VHD file", without(v1, g.full.state.Blocks[1]), 0, "",
 		},
-		{"a VHD file without its last footer", map[string][]byte{"x": changed(g.base, -400)}, "0 layers, 0 parts of layers, 1 VHD files", v1, 0, ""},
+		{"a VHD file without its last footer", map[string][]byte{"x": changed(g.base, -400)}, "1 VHD file", v1, 0, ""},
 		{"a VHD file without footers", map[string][]byte{"x": changed(changed(g.base, -400), 40)}, nothing, nil, 0, "x: "},
 		{"a VHD file without a header", map[string][]byte{"x": changed(g.base, 600)}, nothing, nil, 0, "x: "},
 		{
 			"a VHD file with another content", map[string][]byte{"x": changed(g.base, bytes.Index(g.base, g.disk1[block+2*4096:][:3000]))},
-			"0 layers, 0 parts of layers, 1 VHD files", without(v1, g.full.state.Blocks[1]), 1, "",
+			"1 VHD file", without(v1, g.full.state.Blocks[1]), 1, "",
 		},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -219,7 +219,7 @@ func TestHostileNames(t *testing.T) {
 		t.Fatal(err)
 	}
 	inv := scan(t, dir)
-	if inv.Summary() != "1 layers, 0 parts of layers, 0 VHD files" || inv.HasLayer(g.full.ID()) {
+	if inv.Summary() != "1 layer" || inv.HasLayer(g.full.ID()) {
 		t.Errorf("found %s", inv.Summary())
 	}
 
@@ -297,7 +297,7 @@ func TestFullMedia(t *testing.T) {
 			write(t, dir, fmt.Sprintf("%03d/part", i), g.full.file[:layer.HeaderSize])
 		}
 		inv := scan(t, dir)
-		if inv.Summary() != "0 layers, 512 parts of layers, 0 VHD files" || len(inv.Notes) != 1 {
+		if inv.Summary() != "512 parts of layers" || len(inv.Notes) != 1 {
 			t.Errorf("found %s, notes %q", inv.Summary(), inv.Notes)
 		}
 	})
@@ -324,7 +324,7 @@ func TestFullMedia(t *testing.T) {
 			}
 		}
 		inv := scan(t, dir)
-		if inv.Summary() != "0 layers, 0 parts of layers, 1 VHD files" || len(inv.Notes) != 2 || !strings.Contains(inv.Notes[0], "too much memory") {
+		if inv.Summary() != "1 VHD file" || len(inv.Notes) != 2 || !strings.Contains(inv.Notes[0], "too much memory") {
 			t.Errorf("found %s, notes %q", inv.Summary(), inv.Notes)
 		}
 	})

@@ -228,7 +228,7 @@ func (c *Client) unfollowed(ctx context.Context, path dbus.ObjectPath, err error
 		return problem.New("DS-STOPPED", problem.Interrupted, nil, "the operation was cancelled", "what was installed before is as it was", "")
 	}
 	if p := problem.Of(err); p.Code == codeNoService {
-		return goneAway("the service has ended", p.Unwrap())
+		return goneAway("the service has ended", nil)
 	}
 	return err
 }

@@ -60,7 +60,7 @@ func TestMediaAndSettings(t *testing.T) {
 		t.Fatalf("%+v, %v", infos, err)
 	}
 	for i, kind := range []cache.Kind{cache.USB, cache.DVD, cache.USB} {
-		if m := infos[i]; m.Kind != kind || !m.Used || !strings.HasPrefix(m.Found, "1 layers") {
+		if m := infos[i]; m.Kind != kind || !m.Used || !strings.HasPrefix(m.Found, "1 layer") {
 			t.Errorf("medium %d: %+v", i, m)
 		}
 	}

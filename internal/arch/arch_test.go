@@ -10,6 +10,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -288,4 +289,37 @@ func undocumented(d *ast.GenDecl) []string {
 		}
 	}
 	return out
+}
+
+// promisePattern matches a test as docs/promises.md names it.
+var promisePattern = regexp.MustCompile("`([a-z/]+): ((?:Test|Fuzz)[A-Za-z0-9]+)`")
+
+// TestPromisesHaveTests: a promise names tests that exist.
+func TestPromisesHaveTests(t *testing.T) {
+	b, err := os.ReadFile("../../docs/promises.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	there := map[string]bool{}
+	for _, s := range sources(t) {
+		for _, d := range s.file.Decls {
+			if f, ok := d.(*ast.FuncDecl); ok && s.tests {
+				there[s.pkg+": "+f.Name.Name] = true
+			}
+		}
+	}
+	named := promisePattern.FindAllStringSubmatch(string(b), -1)
+	if len(named) < 50 {
+		t.Fatalf("found %d tests in the promises", len(named))
+	}
+	for _, m := range named {
+		if name := m[1] + ": " + m[2]; !there[name] {
+			t.Errorf("there is no test %s", name)
+		}
+	}
+	for i, line := range strings.Split(string(b), "\n") {
+		if strings.HasPrefix(line, "| ") && !strings.HasPrefix(line, "| promise ") && !promisePattern.MatchString(line) {
+			t.Errorf("line %d: a promise without a test", i+1)
+		}
+	}
 }
