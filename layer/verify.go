@@ -20,7 +20,7 @@ func Verify(ctx context.Context, r io.ReaderAt, x *Index, visit func(f Frame, er
 	defer dec.Close()
 	type buffers struct{ packed, block []byte }
 	free := make(chan buffers, 2*workers) // bounds the bytes in flight
-	for range cap(free) {
+	for range min(cap(free), x.Len()) {
 		free <- buffers{make([]byte, image.BlockSize), make([]byte, image.BlockSize)}
 	}
 	g, ctx := errgroup.WithContext(ctx)

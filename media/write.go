@@ -12,8 +12,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"path"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"syscall"
 
@@ -49,8 +51,14 @@ type File struct {
 	Written bool          `json:"written"` // false: it was there already, and good
 }
 
-// Write writes the layers of a version and its manifest into the folder. What is there already and is good stays.
+// Write writes the layers of a version and its manifest into the folder. What is there already and is good stays; what is not ours
+// stays in any case, and when it has the name of one of the files, that file gets another.
 func Write(ctx context.Context, c *syncclient.Client, o Options) (Result, error) {
+	return write(ctx, c, o, func() (durable.FS, error) { return durable.MakeDirs(o.Dir, 0o755) })
+}
+
+// write is Write to the folder that open opens.
+func write(ctx context.Context, c *syncclient.Client, o Options, open func() (durable.FS, error)) (Result, error) {
 	if o.Progress == nil {
 		o.Progress = func(string, int64, int64) {}
 	}
@@ -62,7 +70,7 @@ func Write(ctx context.Context, c *syncclient.Client, o Options) (Result, error)
 	if err != nil {
 		return Result{}, fmt.Errorf("manifest of version %d of %s: %w", o.Version, o.Image, err)
 	}
-	fsys, err := durable.MakeDirs(o.Dir, 0o755)
+	fsys, err := open()
 	if err != nil {
 		return Result{}, fmt.Errorf("open the medium: %w", err)
 	}
@@ -71,12 +79,14 @@ func Write(ctx context.Context, c *syncclient.Client, o Options) (Result, error)
 	for _, f := range files {
 		done, err := w.file(ctx, f)
 		if err != nil {
-			return res, explain(err, o.Dir, f)
+			return res, explain(err, o.Dir, f.Name, f)
 		}
 		res.Files = append(res.Files, done)
 	}
-	name := fmt.Sprintf("%s-v%d.manifest.json", o.Image, o.Version)
-	return res, durable.WriteFile(fsys, name, env, 0o644)
+	if err := w.manifest(env); err != nil {
+		return res, explain(err, o.Dir, "the manifest", api.MediaFile{Length: int64(len(env))})
+	}
+	return res, nil
 }
 
 // manifest returns the signed manifest, which must speak of the very files: between the two requests an image can be deleted and
@@ -117,27 +127,77 @@ type writer struct {
 
 // file sees to it that one layer is on the medium.
 func (w *writer) file(ctx context.Context, f api.MediaFile) (File, error) {
-	res := File{Path: filepath.Join(w.Dir, f.Name), Layer: f.Layer, Length: f.Length}
-	var err error
-	if res.Blocks, err = w.check(ctx, f.Name, f); err == nil {
-		return res, nil
-	}
-	if ctx.Err() != nil {
+	suffix := path.Ext(f.Name)
+	for _, name := range numbered(strings.TrimSuffix(f.Name, suffix), suffix) {
+		made := madeLayer(f.Layer)
+		there := w.look(name, made)
+		if there == foreign {
+			continue
+		}
+		f.Name = name
+		res := File{Path: filepath.Join(w.Dir, name), Layer: f.Layer, Length: f.Length}
+		if there == ours {
+			var err error
+			if res.Blocks, err = w.check(ctx, name, f); err == nil || ctx.Err() != nil {
+				return res, err
+			}
+		}
+		if w.look(name+durable.TempSuffix, unfinished(made)) == foreign {
+			continue
+		}
+		var err error
+		res.Blocks, err = w.replace(ctx, f)
+		res.Written = err == nil
 		return res, err
 	}
+	return File{}, errNames
+}
+
+// errNames says that a medium has something else under every name that a file could get.
+var errNames = errors.New("other files have all names that it could get")
+
+// replace writes one layer, in place of nothing or of a file of ours that is no good. It returns the number of blocks.
+func (w *writer) replace(ctx context.Context, f api.MediaFile) (int, error) {
 	temp := f.Name + durable.TempSuffix
 	if err := w.makeRoom(f, temp); err != nil {
-		return res, err
+		return 0, err
 	}
 	sum, err := w.copy(ctx, temp, f)
 	if err != nil {
-		return res, errors.Join(err, durable.Remove(w.fsys, temp))
+		return 0, errors.Join(err, durable.Remove(w.fsys, temp))
 	}
-	if res.Blocks, err = w.check(ctx, temp, f); err != nil {
-		return res, errors.Join(w.blame(err, temp, sum), durable.Remove(w.fsys, temp))
+	blocks, err := w.check(ctx, temp, f)
+	if err != nil && ctx.Err() == nil {
+		err = w.blame(err, temp, sum)
 	}
-	res.Written = true
-	return res, durable.Publish(w.fsys, temp, f.Name)
+	if err != nil {
+		return 0, errors.Join(err, durable.Remove(w.fsys, temp))
+	}
+	return blocks, durable.Publish(w.fsys, temp, f.Name)
+}
+
+// manifest sees to it that the signed manifest is on the medium.
+func (w *writer) manifest(env []byte) error {
+	// A manifest is told by how it begins, so that one that was cut short is replaced.
+	head, _, _ := bytes.Cut(env, []byte("payload"))
+	made := func(in durable.File, _ int64) bool {
+		b := make([]byte, len(head))
+		n, _ := in.ReadAt(b, 0)
+		return bytes.Equal(b[:n], head)
+	}
+	for _, name := range numbered(fmt.Sprintf("%s-v%d", w.Image, w.Version), ".manifest.json") {
+		there := w.look(name, made)
+		if there == foreign || w.look(name+durable.TempSuffix, unfinished(made)) == foreign {
+			continue
+		}
+		if there == ours {
+			if b, err := durable.ReadFile(w.fsys, name, image.MaxEnvelopeSize); err == nil && bytes.Equal(b, env) {
+				return nil
+			}
+		}
+		return durable.WriteFile(w.fsys, name, env, 0o644)
+	}
+	return errNames
 }
 
 // makeRoom returns an error unless the file fits. What an interrupted run left goes in any case, and the damaged file of the
@@ -277,7 +337,7 @@ func (w *writer) check(ctx context.Context, name string, f api.MediaFile) (int, 
 	return x.Len(), err
 }
 
-func explain(err error, dir string, f api.MediaFile) error {
+func explain(err error, dir, what string, f api.MediaFile) error {
 	switch {
 	case errors.Is(err, syscall.ENOSPC):
 		return problem.New("DS-MEDIA-SPACE", problem.NoSpace, err, "no room on the medium "+dir, "files that are complete stay, and are good", "use a larger medium")
@@ -288,9 +348,9 @@ func explain(err error, dir string, f api.MediaFile) error {
 	case errors.Is(err, errKept):
 		return problem.New("DS-SERVER-DAMAGED", problem.Damaged, err, fmt.Sprintf("what the Synchronizer has as layer %s is not that layer", f.Layer.Short()),
 			"the file was removed from the medium; files that are complete stay, and are good", "the administrator of the Synchronizer has to look at its disk")
-	case errors.Is(err, layer.ErrCorrupt), errors.Is(err, layer.ErrFormat):
+	case errors.Is(err, layer.ErrCorrupt), errors.Is(err, layer.ErrFormat), errors.Is(err, syscall.EIO):
 		return problem.New("DS-MEDIA-BAD", problem.Damaged, err, "the medium "+dir+" does not keep what is written to it",
 			"the damaged file was removed", "use another medium")
 	}
-	return fmt.Errorf("write %s: %w", f.Name, err)
+	return fmt.Errorf("write %s: %w", what, err)
 }

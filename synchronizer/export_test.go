@@ -107,6 +107,9 @@ func (s *Server) Query(ctx context.Context, v any, query string, args ...any) er
 	return s.db.QueryRowContext(ctx, query, args...).Scan(v)
 }
 
+// Statuses maps codes to HTTP.
+var Statuses = statuses
+
 // Names of files in the data folder.
 var (
 	LayerFile  = layerFile
