@@ -58,10 +58,10 @@ type Version uint32
 // String returns the decimal number.
 func (v Version) String() string { return strconv.FormatUint(uint64(v), 10) }
 
-// ParseVersion reads a decimal number from 1 upwards.
+// ParseVersion reads a decimal number from 1 upwards, without zeros before it.
 func ParseVersion(s string) (Version, error) {
 	n, err := strconv.ParseUint(s, 10, 32)
-	if err != nil || n == 0 {
+	if err != nil || s[0] == '0' {
 		return 0, fmt.Errorf("version %q: want a number from 1 upwards", clip([]byte(s)))
 	}
 	return Version(n), nil

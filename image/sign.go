@@ -1,6 +1,7 @@
 package image
 
 import (
+	"bytes"
 	"crypto/ed25519"
 	"crypto/sha256"
 	"encoding/base64"
@@ -65,11 +66,28 @@ func SignManifest(m *Manifest, key ed25519.PrivateKey) ([]byte, error) {
 		return nil, fmt.Errorf("encode manifest: %w", err)
 	}
 	pub := PublicKey(key.Public().(ed25519.PublicKey))
-	return json.MarshalIndent(envelope{
+	return envelope{
 		Type:       envelopeType,
 		Payload:    payload,
 		Signatures: []signature{{Key: pub.Name(), Sig: ed25519.Sign(key, signedBytes(payload))}},
-	}, "", " ")
+	}.marshal()
+}
+
+func (e envelope) marshal() ([]byte, error) { return json.MarshalIndent(e, "", " ") }
+
+// parseEnvelope reads an envelope, which has exactly one form: the signatures say nothing about what is around the payload.
+func parseEnvelope(env []byte) (envelope, error) {
+	var e envelope
+	if err := decodeStrict(env, &e); err != nil {
+		return e, err
+	}
+	if e.Type != envelopeType {
+		return e, fmt.Errorf("of type %q", clip([]byte(e.Type)))
+	}
+	if again, err := e.marshal(); err != nil || !bytes.Equal(again, env) {
+		return e, errors.New("not in the one form that it can have")
+	}
+	return e, nil
 }
 
 // Verified is a manifest that a trusted key has signed. The zero value holds nothing.
@@ -85,12 +103,9 @@ func VerifyManifest(env []byte, trusted ...PublicKey) (Verified, error) {
 	if len(env) > MaxEnvelopeSize {
 		return Verified{}, fmt.Errorf("%w: envelope of %d bytes", ErrManifest, len(env))
 	}
-	var e envelope
-	if err := decodeStrict(env, &e); err != nil {
+	e, err := parseEnvelope(env)
+	if err != nil {
 		return Verified{}, fmt.Errorf("%w: envelope: %w", ErrManifest, err)
-	}
-	if e.Type != envelopeType {
-		return Verified{}, fmt.Errorf("%w: envelope of type %q", ErrManifest, clip([]byte(e.Type)))
 	}
 	good := 0
 	for _, s := range e.Signatures {

@@ -211,6 +211,9 @@ func (p *run) disk(ctx context.Context, d Disk) (DiskResult, []image.UUID, error
 		Level:    p.Level,
 		Progress: func(done int64) { p.Progress("pack "+string(d.Role), done, src.Size()) },
 	})
+	if changed := src.Unchanged(); changed != nil {
+		return DiskResult{}, nil, changed
+	}
 	if errors.Is(err, layer.ErrSame) {
 		res.State, res.Unchanged = out.State.ID(), true
 		return res, nil, nil

@@ -49,6 +49,39 @@ type Source struct {
 	Warnings []string
 	next     func(off int64) (int64, error)
 	close    func() error
+	files    []seenFile
+}
+
+// seenFile is a file as it was when it was opened.
+type seenFile struct {
+	name string
+	info os.FileInfo
+}
+
+// see remembers what the files are like.
+func (s *Source) see(names ...string) error {
+	for _, name := range names {
+		info, err := os.Stat(name)
+		if err != nil {
+			return err
+		}
+		s.files = append(s.files, seenFile{name, info})
+	}
+	return nil
+}
+
+// Unchanged returns an error when a file is not as it was when it was opened. What was read from it then may be a disk that never
+// was: blocks from before and after a change. It goes by size and time of change, so not everything can be seen.
+func (s *Source) Unchanged() error {
+	for _, f := range s.files {
+		now, err := os.Stat(f.name)
+		if err == nil && os.SameFile(now, f.info) && now.Size() == f.info.Size() && now.ModTime().Equal(f.info.ModTime()) {
+			continue
+		}
+		return problem.New("DS-CONFLICT", problem.Busy, err, "the disk "+f.name+" changed while it was read", "nothing was published",
+			"shut down the VM that writes to it, or publish a copy")
+	}
+	return nil
 }
 
 // Size returns the size of the disk in bytes.
@@ -116,6 +149,10 @@ func openVHD(name string, parent func(child *vhd.Image) (*vhd.Image, error)) (*S
 		return nil, cannotRead(name, err)
 	}
 	s := &Source{ReaderAt: c, size: c.Size(), Format: VHD, UUID: c.Members()[0].UUID(), next: c.NextData, close: c.Close}
+	if err := s.see(c.Paths...); err != nil {
+		c.Close()
+		return nil, cannotRead(name, err)
+	}
 	for i, m := range c.Members() {
 		for _, w := range m.Warnings() {
 			s.Warnings = append(s.Warnings, fmt.Sprintf("member %d of the chain: %v", i, w))
@@ -166,6 +203,9 @@ func openRaw(name string, guessed bool) (*Source, error) {
 		return nil, cannotRead(name, err)
 	}
 	s, err := rawSource(f, guessed)
+	if err == nil {
+		err = s.see(name)
+	}
 	if err != nil {
 		f.Close()
 		return nil, cannotRead(name, err)

@@ -83,9 +83,14 @@ func New(o Options) (*Client, error) {
 	if o.URL == nil || o.URL.Scheme != "https" || o.URL.Host == "" {
 		return nil, fmt.Errorf("address %v: want https://host:port", o.URL)
 	}
+	return newOver(o, o.Line.orDefault().dialer().DialContext), nil
+}
+
+// newOver returns a Client whose connections dial makes.
+func newOver(o Options, dial dialFunc) *Client {
 	c := &Client{base: o.URL, token: o.Token, line: o.Line.orDefault(), bytes: new(atomic.Int64)}
-	c.http = newHTTP(newPinned(o.Fingerprint, c.counting(c.line.dialer().DialContext)))
-	return c, nil
+	c.http = newHTTP(newPinned(o.Fingerprint, c.counting(dial)))
+	return c
 }
 
 // NewLocal returns a Client that speaks, as an administrator, to the process that serves the data folder dir.
@@ -166,19 +171,27 @@ func (c *Client) request(ctx context.Context, method string, query url.Values, b
 	}
 	u := c.base.JoinPath(escaped...)
 	u.RawQuery = query.Encode()
-	var r io.Reader
-	if body != nil {
-		r = bytes.NewReader(body)
-	}
-	req, err := http.NewRequestWithContext(ctx, method, u.String(), r)
+	req, err := http.NewRequestWithContext(ctx, method, u.String(), nil)
 	if err != nil {
 		return nil, err
+	}
+	if len(body) > 0 {
+		req.GetBody = func() (io.ReadCloser, error) { return io.NopCloser(pieces{bytes.NewReader(body)}), nil }
+		req.Body, _ = req.GetBody()
+		req.ContentLength = int64(len(body))
 	}
 	if c.token != "" {
 		req.Header.Set("Authorization", "Bearer "+c.token)
 	}
 	return req, nil
 }
+
+// pieces gives what is to be sent in pieces of 16 KiB. With HTTP/2 each becomes a frame of its own, and of a frame the other side
+// has nothing before it has all: in one of half a MiB, which would be the rule, a bad line may never bring any.
+type pieces struct{ r *bytes.Reader }
+
+// Read implements io.Reader.
+func (p pieces) Read(b []byte) (int, error) { return p.r.Read(b[:min(len(b), 16<<10)]) }
 
 // do sends a request and returns an answer with one of the wanted statuses; anything else becomes an error. The caller closes
 // the body.
@@ -272,7 +285,7 @@ func (c *Client) callRaw(ctx context.Context, method string, query url.Values, b
 
 // readAll reads a whole body of at most limit bytes.
 func (c *Client) readAll(resp *http.Response, limit int64) ([]byte, error) {
-	r := newWatched(resp.Body, c.line)
+	r := newWatched(resp.Body, c.line, c.Bytes)
 	b, err := io.ReadAll(io.LimitReader(r, limit+1))
 	if err != nil {
 		return nil, lineError(resp.Request.Context(), err)

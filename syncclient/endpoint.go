@@ -97,7 +97,7 @@ func (c *Client) Range(ctx context.Context, ref image.LayerRef, offset, length i
 		cancel()
 		return nil, fmt.Errorf("layer %s: %w", ref.ID.Short(), err)
 	}
-	body := &exact{watched: newWatched(resp.Body, c.line), left: length, ctx: ctx, cancel: cancel}
+	body := &exact{watched: newWatched(resp.Body, c.line, c.Bytes), left: length, ctx: ctx, cancel: cancel}
 	if err := checkRange(resp, ref, offset, length); err != nil {
 		body.Close()
 		return nil, err

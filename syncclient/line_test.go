@@ -53,7 +53,6 @@ func TestBadLines(t *testing.T) {
 		{"cut", netchaos.Toxics{Down: netchaos.Toxic{CutAfter: 500_000}}, line},
 		{"reset", netchaos.Toxics{Down: netchaos.Toxic{ResetAfter: 500_000}}, line},
 		{"stall", netchaos.Toxics{Down: netchaos.Toxic{StallAfter: 500_000}}, stalled},
-		{"too slow", netchaos.Toxics{Down: netchaos.Toxic{Rate: 0}}, stalled},
 		{"bit flip", netchaos.Toxics{Down: netchaos.Toxic{FlipAt: 500_000}}, line}, // TLS notices
 		{"refused", netchaos.Toxics{Refuse: true}, line},
 		{"cut in the handshake", netchaos.Toxics{Down: netchaos.Toxic{CutAfter: 100}}, line},
@@ -62,15 +61,8 @@ func TestBadLines(t *testing.T) {
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
 			c, chaos := throughChaos(t, serveFile(p))
-			if test.name == "too slow" {
-				// Not from the start: the handshake has a time of its own.
-				if _, err := readRange(t.Context(), c, p.ref, 0, 1); err != nil {
-					t.Fatal(err)
-				}
-				test.toxics.Down.Rate = 500
-			}
 			chaos.Set(test.toxics)
-			got, err := readRange(t.Context(), c, p.ref, 0, p.ref.Length)
+			got, err := readRange(t.Context(), test.want.client(c), p.ref, 0, p.ref.Length)
 			if !test.want.fits(err) {
 				t.Fatalf("%v", err)
 			}
@@ -86,29 +78,6 @@ func TestBadLines(t *testing.T) {
 				t.Errorf("afterwards: %d bytes, %v", len(got), err)
 			}
 		})
-	}
-}
-
-// TestSlowLine: a line may be slow as long as it moves, and a reader may take its time.
-func TestSlowLine(t *testing.T) {
-	p := pack(t, lab.Disk(1))
-	c, chaos := throughChaos(t, serveFile(p))
-	chaos.Set(netchaos.Toxics{Down: netchaos.Toxic{Rate: 60_000, Latency: 10 * time.Millisecond}, Up: netchaos.Toxic{Latency: 20 * time.Millisecond}})
-	if got, err := readRange(t.Context(), c, p.ref, 0, 30_000); err != nil || !bytes.Equal(got, p.file[:30_000]) {
-		t.Errorf("%d bytes, %v", len(got), err)
-	}
-	chaos.Set(netchaos.Toxics{})
-	body, err := c.Range(t.Context(), p.ref, 0, 1000)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer body.Close()
-	b := make([]byte, 500)
-	for range 2 {
-		if _, err := io.ReadFull(body, b); err != nil {
-			t.Errorf("%v", err)
-		}
-		<-time.After(2 * impatient.LowSpeedTime) // the reader is busy elsewhere
 	}
 }
 
@@ -158,29 +127,19 @@ func TestConnections(t *testing.T) {
 		if n := chaos.Conns(); n > 2 {
 			t.Errorf("HTTP2=%v: %d connections", http2, n)
 		}
+		// The last words of a connection, such as an acknowledgement that nobody waits for, may still be on their way.
+		const onTheWay = 4096
 		down, up := chaos.Carried()
-		if n := c.Bytes(); n < 20_000 || n > down+up {
+		if n := c.Bytes(); n < 20_000 || n > down+up+onTheWay || n < down+up-onTheWay {
 			t.Errorf("HTTP2=%v: counted %d bytes, the line carried %d and %d", http2, n, down, up)
 		}
 	}
 }
 
-// TestReaderAt reads a layer at random over a line that is cut all the time, from a server that is busy at first.
+// TestReaderAt reads a layer at random over a line that is cut all the time.
 func TestReaderAt(t *testing.T) {
 	p := pack(t, lab.Disk(1, 2))
-	busy := 2
-	file := serveFile(p)
-	c, chaos := throughChaos(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if busy > 0 {
-			busy--
-			w.Header().Set("Content-Type", "application/json")
-			w.Header().Set("Retry-After", "0")
-			w.WriteHeader(http.StatusServiceUnavailable)
-			_, _ = io.WriteString(w, `{"code":"busy","message":"x"}`)
-			return
-		}
-		file(w, r)
-	}))
+	c, chaos := throughChaos(t, serveFile(p))
 	at := c.ReaderAt(t.Context(), p.ref)
 	b := make([]byte, 1000)
 	if n, err := at.ReadAt(b, 5000); n != 1000 || err != nil || !bytes.Equal(b, p.file[5000:6000]) {

@@ -146,12 +146,16 @@ func parse(t *testing.T, s string) *url.URL {
 	return u
 }
 
-// impatient is a Line for tests: what would count as interrupted after seconds does so after moments.
-var impatient = syncclient.Line{ConnectTime: 5 * time.Second, LowSpeed: 1024, LowSpeedTime: 150 * time.Millisecond}
+// The Lines of tests: on the patient one nothing is interrupted only because the machine is busy, on the impatient one what would
+// count as interrupted after seconds does so after moments.
+var (
+	patient   = syncclient.Line{ConnectTime: time.Minute, LowSpeed: 1, LowSpeedTime: time.Minute}
+	impatient = syncclient.Line{ConnectTime: time.Minute, LowSpeed: 1024, LowSpeedTime: 100 * time.Millisecond}
+)
 
 func newClient(t *testing.T, address string, f syncclient.Fingerprint) *syncclient.Client {
 	t.Helper()
-	c, err := syncclient.New(syncclient.Options{URL: parse(t, address), Fingerprint: f, Token: "secret", Line: impatient})
+	c, err := syncclient.New(syncclient.Options{URL: parse(t, address), Fingerprint: f, Token: "secret", Line: patient})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -36,7 +36,7 @@ func (c *Client) Upload(ctx context.Context, id image.LayerID, r io.ReaderAt, le
 	if progress == nil {
 		progress = func(UploadProgress) {}
 	}
-	up := &uploading{c: c, id: id, r: r, length: length, at: -1}
+	up := &uploading{c: c, id: id, r: r, length: length, at: mark{sent: -1}}
 	var pause Backoff
 	failures := 0
 	for {
@@ -74,8 +74,11 @@ type uploading struct {
 	r      io.ReaderAt
 	length int64
 	begun  bool
-	at     int64 // where it stood when last heard of
+	at     mark // where it stood when last heard of
 }
+
+// mark is how far an upload has come. A verification of hours may see many failures of the line, none of which is in its way.
+type mark struct{ sent, verified int64 }
 
 // step asks how far the upload is, beginning it where it is not begun, and does the next thing: send a chunk, or wait for the
 // verification. An upload that failed in an earlier Upload is begun anew.
@@ -86,6 +89,9 @@ func (p *uploading) step(ctx context.Context) (api.Upload, error) {
 	}
 	if err != nil {
 		return u, err
+	}
+	if u.Length != p.length {
+		return u, &api.Error{Code: api.CodeConflict, Message: fmt.Sprintf("an upload of %d bytes was begun, not of %d", u.Length, p.length)}
 	}
 	p.begun = true
 	switch u.State {
@@ -136,7 +142,7 @@ func (p *uploading) call(ctx context.Context, method string, query url.Values, b
 	var u api.Upload
 	err := p.c.callRaw(ctx, method, query, body, &u, "uploads", p.id.String())
 	if err == nil {
-		p.at = u.Offset
+		p.at = mark{u.Offset, u.Done}
 	}
 	return u, err
 }

@@ -44,6 +44,8 @@ func (s *Server) serveOn(ctx context.Context, g *errgroup.Group, l net.Listener,
 		ErrorLog: slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
 		// A request must not outlive the data folder, whatever its caller does.
 		BaseContext: func(net.Listener) context.Context { return s.live },
+		// A frame counts when it is whole, so a cut line loses the last one: small frames lose little.
+		HTTP2: &http.HTTP2Config{MaxReadFrameSize: 16 << 10},
 	}
 	g.Go(func() error {
 		if err := srv.Serve(l); !errors.Is(err, http.ErrServerClosed) {

@@ -1,6 +1,7 @@
 package netchaos
 
 import (
+	"io"
 	"net"
 	"sync"
 	"time"
@@ -16,17 +17,27 @@ type link struct {
 	ended          chan struct{}
 }
 
-// end closes both sides, or resets them.
+// end hangs up on both sides, or resets them. Who hangs up while there is something that he did not read sends a reset, which
+// takes with it what is still on its way to the other; so the flows go on reading, for nobody, until the others hang up too.
 func (l *link) end(reset bool) {
 	l.once.Do(func() {
 		for _, c := range []*net.TCPConn{l.client, l.server} {
 			if reset {
 				_ = c.SetLinger(0)
+				c.Close()
+			} else {
+				_ = c.CloseWrite()
 			}
-			c.Close()
 		}
 		close(l.ended)
 	})
+}
+
+// close ends both sides without waiting for anybody.
+func (l *link) close() {
+	l.end(false)
+	l.client.Close()
+	l.server.Close()
 }
 
 func (p *Proxy) serve(client *net.TCPConn) {
@@ -47,7 +58,7 @@ func (p *Proxy) serve(client *net.TCPConn) {
 	p.conns++
 	p.mu.Unlock()
 	if p.ctx.Err() != nil {
-		l.end(false) // the test has ended, and nobody may have seen this one
+		l.close() // the test has ended, and nobody may have seen this one
 	}
 	down := &flow{p: p, l: l, to: l.client, from: l.server, count: &p.down, direction: func(x Toxics) Toxic { return x.Down }}
 	up := &flow{p: p, l: l, to: l.server, from: l.client, count: &p.up, direction: func(x Toxics) Toxic { return x.Up }}
@@ -55,7 +66,7 @@ func (p *Proxy) serve(client *net.TCPConn) {
 	both.Go(down.carry)
 	both.Go(up.carry)
 	both.Wait()
-	l.end(false)
+	l.close()
 	p.mu.Lock()
 	delete(p.open, l)
 	p.mu.Unlock()
@@ -79,6 +90,7 @@ func (f *flow) carry() {
 		for b := buf[:n]; len(b) > 0; {
 			k, ok := f.pass(b)
 			if !ok {
+				_, _ = io.Copy(io.Discard, f.from)
 				return
 			}
 			b = b[k:]
@@ -117,16 +129,22 @@ func (f *flow) pass(b []byte) (int, bool) {
 	if i := x.FlipAt - 1 - f.moved; x.FlipAt > 0 && i >= 0 && i < int64(len(b)) {
 		b[i] ^= 1
 	}
+	// Counted first: whoever got the bytes must find them counted.
+	f.counted(len(b))
 	n, err := f.to.Write(b)
+	f.counted(n - len(b))
 	f.moved += int64(n)
-	f.p.mu.Lock()
-	*f.count += int64(n)
-	f.p.mu.Unlock()
 	if at > 0 && f.moved >= at && !stalls {
 		f.l.end(resets)
 		return n, false
 	}
 	return n, err == nil
+}
+
+func (f *flow) counted(n int) {
+	f.p.mu.Lock()
+	defer f.p.mu.Unlock()
+	*f.count += int64(n)
 }
 
 // wait waits for one of the two and returns false when the connection has ended before.

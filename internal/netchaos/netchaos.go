@@ -31,7 +31,7 @@ type Toxics struct {
 type Toxic struct {
 	Latency time.Duration // each piece, of at most 16 KiB, comes so much later
 	Rate    int           // bytes a second
-	// CutAfter lets that many bytes through, then closes both ends: to either side the other seems to have hung up.
+	// CutAfter lets that many bytes through, which all arrive, then closes both ends: to either side the other seems to have hung up.
 	CutAfter int64
 	// ResetAfter is CutAfter with a reset (RST), as a firewall or a rebooted machine gives.
 	ResetAfter int64
@@ -82,7 +82,7 @@ func Start(t testing.TB, target string) *Proxy {
 	t.Cleanup(func() {
 		stop()
 		l.Close()
-		p.Cut()
+		p.endAll((*link).close)
 		p.everything.Wait()
 	})
 	return p
@@ -100,17 +100,17 @@ func (p *Proxy) Set(x Toxics) {
 	p.changed = make(chan struct{})
 }
 
-// Cut closes all open connections.
-func (p *Proxy) Cut() { p.endAll(false) }
+// Cut closes all open connections. What was let through before still arrives.
+func (p *Proxy) Cut() { p.endAll(func(l *link) { l.end(false) }) }
 
 // Reset resets all open connections.
-func (p *Proxy) Reset() { p.endAll(true) }
+func (p *Proxy) Reset() { p.endAll(func(l *link) { l.end(true) }) }
 
-func (p *Proxy) endAll(reset bool) {
+func (p *Proxy) endAll(end func(*link)) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for l := range p.open {
-		l.end(reset)
+		end(l)
 	}
 }
 
