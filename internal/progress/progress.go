@@ -164,7 +164,7 @@ func Bytes(n int64) string {
 	units := "KMGTPE"
 	v := float64(n) / 1024
 	i := 0
-	for v >= 1024 && i < len(units)-1 {
+	for v >= 999.95 && i < len(units)-1 { // so that no number has four digits before the point
 		v, i = v/1024, i+1
 	}
 	return fmt.Sprintf("%.1f %ciB", v, units[i])
