@@ -156,9 +156,9 @@ func TestSettingsRefused(t *testing.T) {
 }
 
 // monitor is a program that prints the signals it sees.
-func (r *rig) monitor(name string, args ...string) *lockedBuffer {
+func (r *rig) monitor(name string, args ...string) *testkit.Buffer {
 	r.t.Helper()
-	out := &lockedBuffer{}
+	out := &testkit.Buffer{}
 	ctx, cancel := context.WithCancel(context.Background())
 	cmd := exec.CommandContext(ctx, testkit.Tool(r.t, name), args...)
 	cmd.Env = append(os.Environ(), r.bus.Env()...)
@@ -171,7 +171,7 @@ func (r *rig) monitor(name string, args ...string) *lockedBuffer {
 		_ = cmd.Wait() // it is killed
 	})
 	// It watches from some time on; a signal that does not matter shows from when.
-	r.eventually(name+" watches", func() bool {
+	testkit.Until(r.t, name+" watches", func() bool {
 		r.do("/", propFace+".Set", confFace, "upload-cksize", dbus.MakeVariant(int32(40)))
 		return strings.Contains(out.String(), "upload-cksize")
 	})
@@ -194,9 +194,9 @@ func TestPropertiesChanged(t *testing.T) {
 		"/: org.freedesktop.DBus.Properties.PropertiesChanged ('com.citrix.xenclient.disksyncmgr.config', {'download-cksize': <7>}, @as [])",
 		"{'vhdsync-log-level': <1>}",
 	} {
-		r.eventually("gdbus prints "+want, func() bool { return strings.Contains(gdbus.String(), want) })
+		testkit.Until(r.t, "gdbus prints "+want, func() bool { return strings.Contains(gdbus.String(), want) })
 	}
-	r.eventually("busctl prints the last", func() bool { return strings.Contains(busctl.String(), "vhdsync-log-level") })
+	testkit.Until(r.t, "busctl prints the last", func() bool { return strings.Contains(busctl.String(), "vhdsync-log-level") })
 	if got := busctl.String(); !strings.Contains(got, `{"enable-usb-cache":{"type":"b","data":false}}`) {
 		t.Errorf("busctl: %s", got)
 	}

@@ -16,6 +16,7 @@ import (
 	"disksync/api"
 	"disksync/endpoint"
 	"disksync/image"
+	"disksync/internal/testkit"
 	"disksync/internal/testkit/lab"
 	"disksync/vhd/vhdfile"
 )
@@ -257,7 +258,7 @@ func TestControl(t *testing.T) {
 	moving := func() {
 		t.Helper()
 		from := line.Down()
-		r.eventually("the transfer moves", func() bool { return line.Down() > from+256<<10 })
+		testkit.Until(r.t, "the transfer moves", func() bool { return line.Down() > from+256<<10 })
 	}
 	moving()
 	if got := property[string](r, group, groupFace, "state"); got != "inprogress" {

@@ -276,7 +276,7 @@ func TestWordsOfALiar(t *testing.T) {
 
 // TestOddStateFolder: the name of a folder is anything but a NUL, a text on a bus is not.
 func TestOddStateFolder(t *testing.T) {
-	r := &rig{t: t, log: &lockedBuffer{}, dir: filepath.Join(t.TempDir(), "state-\xff-\n")}
+	r := &rig{t: t, log: &testkit.Buffer{}, dir: filepath.Join(t.TempDir(), "state-\xff-\n")}
 	r.bus = testkit.StartBus(t, testkit.SessionBus)
 	r.start()
 	r.conn = r.dial()

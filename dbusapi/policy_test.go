@@ -150,7 +150,7 @@ func TestRights(t *testing.T) {
 		t.Run(p.name, func(t *testing.T) {
 			t.Parallel()
 			bus := systemBus(t, p.policy)
-			cmd := exec.Command(disksyncmgr(t), "serve", "--state", filepath.Join(t.TempDir(), "state"), "--group", games)
+			cmd := exec.Command(shipped.Path(t, "disksyncmgr"), "serve", "--state", filepath.Join(t.TempDir(), "state"), "--group", games)
 			cmd.Env = append(os.Environ(), bus.Env()...)
 			s := testkit.StartProgram(t, cmd)
 			if s.Line != "serving "+service {
@@ -268,7 +268,7 @@ func TestOnlyRootOwnsTheName(t *testing.T) {
 	}
 	// And the service says what is missing where there is no policy at all.
 	bare := testkit.StartBus(t, testkit.SystemBus)
-	serve := exec.Command(disksyncmgr(t), "serve", "--state", filepath.Join(t.TempDir(), "state"))
+	serve := exec.Command(shipped.Path(t, "disksyncmgr"), "serve", "--state", filepath.Join(t.TempDir(), "state"))
 	serve.Env = append(os.Environ(), bare.Env()...)
 	out, err = serve.CombinedOutput()
 	if exit := serve.ProcessState.ExitCode(); err == nil || exit != 9 || !strings.Contains(string(out), "install the policy file") {
@@ -283,9 +283,9 @@ func TestActivation(t *testing.T) {
 		t.Fatal(err)
 	}
 	data := t.TempDir()
-	const shipped = "Exec=/usr/bin/disksyncmgr serve\n"
-	ours := fmt.Sprintf("Exec=%s serve --session --state %s\n", disksyncmgr(t), filepath.Join(data, "state"))
-	text := strings.Replace(string(b), shipped, ours, 1)
+	const installed = "Exec=/usr/bin/disksyncmgr serve\n"
+	ours := fmt.Sprintf("Exec=%s serve --session --state %s\n", shipped.Path(t, "disksyncmgr"), filepath.Join(data, "state"))
+	text := strings.Replace(string(b), installed, ours, 1)
 	if text == string(b) || !strings.Contains(text, "SystemdService=disksyncmgr.service\n") || !strings.Contains(text, "User=root\n") {
 		t.Fatalf("the file is not as it was:\n%s", b)
 	}
@@ -317,7 +317,7 @@ func TestActivation(t *testing.T) {
 	if err := r.bus.Stop(); err != nil {
 		t.Fatal(err)
 	}
-	r.eventually("the service has ended", func() bool {
+	testkit.Until(r.t, "the service has ended", func() bool {
 		stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 		return err != nil || strings.Contains(string(stat), ") Z ")
 	})

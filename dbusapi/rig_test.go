@@ -13,7 +13,6 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"time"
 
 	"github.com/godbus/dbus/v5"
 
@@ -38,15 +37,12 @@ const (
 	propFace  = "org.freedesktop.DBus.Properties"
 )
 
-// patience is how long something outside of a test may take to happen.
-const patience = 60 * time.Second
-
 // rig is the service on a private session bus, in this process.
 type rig struct {
 	t    *testing.T
 	bus  *testkit.Bus
 	dir  string // the state folder
-	log  *lockedBuffer
+	log  *testkit.Buffer
 	stop func() error // ends the service
 	conn *dbus.Conn   // a client's
 }
@@ -54,7 +50,7 @@ type rig struct {
 // newRig starts a bus and the service on it.
 func newRig(t *testing.T) *rig {
 	t.Helper()
-	r := &rig{t: t, bus: testkit.StartBus(t, testkit.SessionBus), dir: filepath.Join(t.TempDir(), "state"), log: &lockedBuffer{}}
+	r := &rig{t: t, bus: testkit.StartBus(t, testkit.SessionBus), dir: filepath.Join(t.TempDir(), "state"), log: &testkit.Buffer{}}
 	r.start()
 	r.conn = r.dial()
 	return r
@@ -266,45 +262,13 @@ func (r *rig) begin(req endpoint.Request) dbus.ObjectPath {
 func (r *rig) await(group dbus.ObjectPath, states ...endpoint.State) {
 	r.t.Helper()
 	resting := []endpoint.State{endpoint.Stopped, endpoint.Paused, endpoint.Finished, endpoint.Failed}
-	r.eventually(fmt.Sprintf("%s in one of the states %v", group, states), func() bool {
+	testkit.Until(r.t, fmt.Sprintf("%s in one of the states %v", group, states), func() bool {
 		var st endpoint.Status
 		if err := json.Unmarshal([]byte(must[string](r, "/", ownFace+".operation", group)), &st); err != nil {
 			r.t.Fatal(err)
 		}
 		return slices.Contains(states, st.State) && !(st.Active && slices.Contains(resting, st.State))
 	})
-}
-
-// eventually waits for something that happens elsewhere.
-func (r *rig) eventually(what string, ok func() bool) {
-	r.t.Helper()
-	tick := time.NewTicker(10 * time.Millisecond)
-	defer tick.Stop()
-	deadline := time.After(patience)
-	for !ok() {
-		select {
-		case <-tick.C:
-		case <-deadline:
-			r.t.Fatalf("did not happen: %s", what)
-		}
-	}
-}
-
-type lockedBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (b *lockedBuffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.b.Write(p)
-}
-
-func (b *lockedBuffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.b.String()
 }
 
 func dbusPath(s string) dbus.ObjectPath { return dbus.ObjectPath(s) }

@@ -41,7 +41,7 @@ func TestNameIsTaken(t *testing.T) {
 
 func TestBusGoesAway(t *testing.T) {
 	bus := testkit.StartBus(t, testkit.SessionBus)
-	r := &rig{t: t, bus: bus, dir: filepath.Join(t.TempDir(), "state"), log: &lockedBuffer{}}
+	r := &rig{t: t, bus: bus, dir: filepath.Join(t.TempDir(), "state"), log: &testkit.Buffer{}}
 	e, err := endpoint.Open(t.Context(), r.options())
 	if err != nil {
 		t.Fatal(err)
@@ -116,7 +116,7 @@ func TestInterruptedClient(t *testing.T) {
 		t.Errorf("it ended with %v", err)
 	}
 	var ops []endpoint.Status
-	r.eventually("the operation ends", func() bool {
+	testkit.Until(r.t, "the operation ends", func() bool {
 		if ops, err = c.Operations(t.Context()); err != nil || len(ops) != 1 {
 			t.Fatal(ops, err)
 		}

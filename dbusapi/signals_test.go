@@ -11,6 +11,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"disksync/endpoint"
+	"disksync/internal/testkit"
 	"disksync/internal/testkit/lab"
 )
 
@@ -21,7 +22,7 @@ var (
 )
 
 // states returns the states of a group that a monitor was told, in their order.
-func states(monitor *lockedBuffer, group dbus.ObjectPath) (out []string) {
+func states(monitor *testkit.Buffer, group dbus.ObjectPath) (out []string) {
 	for _, m := range stateLine.FindAllStringSubmatch(monitor.String(), -1) {
 		if m[3] == string(group) {
 			out = append(out, m[2])
@@ -36,7 +37,7 @@ type progressOf struct {
 	percent, up, dnload float64
 }
 
-func progress(t *testing.T, monitor *lockedBuffer, group dbus.ObjectPath) (out []progressOf) {
+func progress(t *testing.T, monitor *testkit.Buffer, group dbus.ObjectPath) (out []progressOf) {
 	t.Helper()
 	for _, m := range progressLine.FindAllStringSubmatch(monitor.String(), -1) {
 		if m[6] != string(group) {
@@ -61,19 +62,19 @@ func TestSignals(t *testing.T) {
 	gdbus := r.monitor("gdbus", "monitor", "--session", "-d", service)
 	busctl := r.monitor("busctl", "--user", "--json=short", "--match=type='signal',sender='"+service+"'", "monitor")
 	group := r.begin(endpoint.Request{Kind: endpoint.Download, Image: "win7"})
-	r.eventually("some progress is told", func() bool {
+	testkit.Until(r.t, "some progress is told", func() bool {
 		all := progress(t, gdbus, group)
 		return len(all) > 1 && all[len(all)-1].percent > 0.2
 	})
 	line.Break()
-	r.eventually("the interruption is told", func() bool { return slices.Contains(states(gdbus, group), "network-stalled") })
+	testkit.Until(r.t, "the interruption is told", func() bool { return slices.Contains(states(gdbus, group), "network-stalled") })
 	if got := property[string](r, group, groupFace, "state"); got != "network-stalled" {
 		t.Errorf("the property says %s", got)
 	}
 	line.SetRate(0)
 	line.Mend()
 	r.await(group, "finished", "failed")
-	r.eventually("the end is told", func() bool { return slices.Contains(states(gdbus, group), "finished") })
+	testkit.Until(r.t, "the end is told", func() bool { return slices.Contains(states(gdbus, group), "finished") })
 	if diff := cmp.Diff([]string{"stopped", "inprogress", "network-stalled", "inprogress", "finished"}, states(gdbus, group)); diff != "" {
 		t.Errorf("states: -want +got\n%s", diff)
 	}
@@ -91,7 +92,7 @@ func TestSignals(t *testing.T) {
 		t.Errorf("progress: %+v", all)
 	}
 	id := property[string](r, group, groupFace, "id")
-	r.eventually("busctl sees the end", func() bool {
+	testkit.Until(r.t, "busctl sees the end", func() bool {
 		return strings.Contains(busctl.String(), `"payload":{"type":"sso","data":["`+id+`","finished","`+string(group)+`"]}`)
 	})
 	if got := busctl.String(); !strings.Contains(got, `"member":"disk_group_progress"`) || !strings.Contains(got, `"type":"ssdddo"`) {
@@ -102,7 +103,7 @@ func TestSignals(t *testing.T) {
 	n := len(progress(t, gdbus, group))
 	other := r.begin(endpoint.Request{Kind: endpoint.Update, VM: "win7"})
 	r.await(other, "finished")
-	r.eventually("the other is told", func() bool { return slices.Contains(states(gdbus, other), "finished") })
+	testkit.Until(r.t, "the other is told", func() bool { return slices.Contains(states(gdbus, other), "finished") })
 	if got := len(progress(t, gdbus, group)); got != n {
 		t.Errorf("%d signals of a group that is gone", got-n)
 	}
@@ -115,11 +116,11 @@ func TestSignalsOfTheEnd(t *testing.T) {
 	gdbus := r.monitor("gdbus", "monitor", "--session", "-d", service)
 	group := r.begin(endpoint.Request{Kind: endpoint.Download, Image: "win7"})
 	from := line.Down()
-	r.eventually("the transfer moves", func() bool { return line.Down() > from+256<<10 })
+	testkit.Until(r.t, "the transfer moves", func() bool { return line.Down() > from+256<<10 })
 	r.restart()
 	line.SetRate(0)
 	r.await(group, "finished")
-	r.eventually("the end is told", func() bool { return slices.Contains(states(gdbus, group), "finished") })
+	testkit.Until(r.t, "the end is told", func() bool { return slices.Contains(states(gdbus, group), "finished") })
 	if diff := cmp.Diff([]string{"stopped", "inprogress", "stopped", "inprogress", "finished"}, states(gdbus, group)); diff != "" {
 		t.Errorf("states: -want +got\n%s", diff)
 	}

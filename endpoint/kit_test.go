@@ -27,14 +27,12 @@ import (
 	"disksync/endpoint"
 	"disksync/image"
 	"disksync/internal/problem"
+	"disksync/internal/testkit"
 	"disksync/internal/testkit/lab"
 	"disksync/publish"
 )
 
 const block = image.BlockSize
-
-// patience is how long something outside of a test may take to happen.
-const patience = 60 * time.Second
 
 // disk is the content of a small disk: each block with a seed other than 0 has a short run of bytes that follow from the seed, so
 // that it costs little to pack.
@@ -205,7 +203,7 @@ func (w *world) start(r endpoint.Request) *endpoint.Operation {
 
 func (w *world) wait(o *endpoint.Operation) endpoint.Status {
 	w.Helper()
-	ctx, cancel := context.WithTimeout(w.Context(), patience)
+	ctx, cancel := context.WithTimeout(w.Context(), testkit.Patience)
 	defer cancel()
 	if err := o.Wait(ctx); err != nil {
 		w.Fatalf("waiting for an operation: %v; %+v", err, o.Status())
@@ -228,20 +226,6 @@ func (w *world) fail(r endpoint.Request) (string, endpoint.Status) {
 	w.Helper()
 	s := w.wait(w.start(r))
 	return code(w, s.Outcome()), s
-}
-
-// until waits for something that another goroutine brings about.
-func (w *world) until(what string, is func() bool) {
-	w.Helper()
-	tick, end := time.NewTicker(time.Millisecond), time.After(patience)
-	defer tick.Stop()
-	for !is() {
-		select {
-		case <-tick.C:
-		case <-end:
-			w.Fatalf("%s did not come to pass", what)
-		}
-	}
 }
 
 // holds compares the disk of a VM, as it is exported, with what it should hold.

@@ -18,6 +18,7 @@ import (
 	"disksync/deploy"
 	"disksync/endpoint"
 	"disksync/image"
+	"disksync/internal/testkit"
 )
 
 // gate holds up what is asked for of layers' frames, so that operations stand still where a test wants them.
@@ -126,7 +127,7 @@ func TestRestartInTheMiddle(t *testing.T) {
 	w.set(config.MaxParallelTasks, int32(3))
 	g := w.gate(int(total) * 2 / 3)
 	o := w.start(endpoint.Request{Kind: endpoint.Download, Image: "win7", VM: "mine"})
-	w.until("a few blocks", func() bool { s := o.Status(); return s.Progress.PlanDone > total/4 && g.layers() == 1 })
+	testkit.Until(w, "a few blocks", func() bool { s := o.Status(); return s.Progress.PlanDone > total/4 && g.layers() == 1 })
 	if s := o.Status(); s.State != endpoint.InProgress || !s.Active || s.Progress.Stage != deploy.StageTransfer || s.Progress.PlanTotal != total {
 		t.Errorf("in the middle %+v", s)
 	}
@@ -172,7 +173,7 @@ func TestPauseAndDelete(t *testing.T) {
 	w := ready(t, want)
 	g := w.gate(100 << 10)
 	o := w.start(endpoint.Request{Kind: endpoint.Download, Image: "win7"})
-	w.until("a download that stands still", func() bool { return g.layers() == 1 })
+	testkit.Until(w, "a download that stands still", func() bool { return g.layers() == 1 })
 	o.Pause()
 	if s := w.wait(o); s.State != endpoint.Paused || s.Active || code(t, s.Outcome()) != "DS-STOPPED" {
 		t.Errorf("paused: %+v", s)
@@ -189,7 +190,7 @@ func TestPauseAndDelete(t *testing.T) {
 	if err := o.Resume(); err != nil {
 		t.Fatal(err)
 	}
-	w.until("a download that stands still again", func() bool { return g.layers() == 1 && o.Status().State == endpoint.InProgress })
+	testkit.Until(w, "a download that stands still again", func() bool { return g.layers() == 1 && o.Status().State == endpoint.InProgress })
 	o.Stop()
 	if s := w.wait(o); s.State != endpoint.Stopped {
 		t.Errorf("stopped: %+v", s)
@@ -200,7 +201,7 @@ func TestPauseAndDelete(t *testing.T) {
 	if err := errors.Join(o.Resume(), o.Resume()); err != nil {
 		t.Fatal(err)
 	}
-	w.until("a download that stands still once more", func() bool { return g.layers() == 1 && o.Status().State == endpoint.InProgress })
+	testkit.Until(w, "a download that stands still once more", func() bool { return g.layers() == 1 && o.Status().State == endpoint.InProgress })
 	if err := o.Delete(t.Context()); err != nil {
 		t.Fatal(err)
 	}
@@ -260,7 +261,7 @@ func TestQueue(t *testing.T) {
 			for _, name := range names {
 				all = append(all, w.start(endpoint.Request{Kind: endpoint.Download, Image: name, VM: fmt.Sprintf("%s-%d", name, limit)}))
 			}
-			w.until("as many as may run", func() bool { return g.layers() == limit })
+			testkit.Until(w, "as many as may run", func() bool { return g.layers() == limit })
 			for i, o := range all {
 				s := o.Status()
 				want := endpoint.Stopped // queued
@@ -454,7 +455,7 @@ func TestBusyVM(t *testing.T) {
 	w.version("win7", disk(1, 3))
 	g := w.gate(0)
 	o := w.start(endpoint.Request{Kind: endpoint.Update, VM: "win7"})
-	w.until("an update that stands still", func() bool { return g.layers() == 1 })
+	testkit.Until(w, "an update that stands still", func() bool { return g.layers() == 1 })
 	if _, err := w.e.RollBack("win7"); code(t, err) != "DS-BUSY" {
 		t.Error(err)
 	}

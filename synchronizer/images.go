@@ -45,16 +45,20 @@ func (s *Server) manifest(ctx context.Context, id string, v image.Version) (*ima
 	return m.Manifest(), nil
 }
 
+// imageVersion returns what a path names: an image with its id, and a number that may be one of its versions.
+func (s *Server) imageVersion(c *call) (name, id string, v image.Version, err error) {
+	if name, err = c.imageName(); err != nil {
+		return "", "", 0, err
+	}
+	if v, err = c.version(); err != nil {
+		return "", "", 0, err
+	}
+	id, err = imageID(c.Context(), s.db, name)
+	return name, id, v, err
+}
+
 func (s *Server) getManifest(c *call) error {
-	name, err := c.imageName()
-	if err != nil {
-		return err
-	}
-	v, err := c.version()
-	if err != nil {
-		return err
-	}
-	id, err := imageID(c.Context(), s.db, name)
+	name, id, v, err := s.imageVersion(c)
 	if err == nil {
 		err = s.mayHave(c, id, name, v)
 	}
@@ -207,15 +211,7 @@ func dropLayer(ctx context.Context, tx *sql.Tx, id string) ([]string, error) {
 
 // getMediaFiles tells which files a medium needs for a version, and where they are.
 func (s *Server) getMediaFiles(c *call) error {
-	name, err := c.imageName()
-	if err != nil {
-		return err
-	}
-	v, err := c.version()
-	if err != nil {
-		return err
-	}
-	id, err := imageID(c.Context(), s.db, name)
+	_, id, v, err := s.imageVersion(c)
 	if err != nil {
 		return err
 	}

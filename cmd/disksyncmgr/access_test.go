@@ -34,7 +34,7 @@ func TestStranger(t *testing.T) {
 	if err := os.Chmod(filepath.Dir(socket), 0o755); err != nil { //nolint:gosec // that is what a system bus is for
 		t.Fatal(err)
 	}
-	serve := exec.Command(program(t, "disksyncmgr"), "serve", "--group", group, "--state", filepath.Join(t.TempDir(), "state"))
+	serve := exec.Command(shipped.Path(t, "disksyncmgr"), "serve", "--group", group, "--state", filepath.Join(t.TempDir(), "state"))
 	serve.Env = append(os.Environ(), bus.Env()...)
 	testkit.StartProgram(t, serve)
 	const nobody = 65534
@@ -51,7 +51,7 @@ func TestStranger(t *testing.T) {
 		{"stranger", nil, []string{"remove", "win7", "--yes"}, 3, "  next: do it as root, or as a member of the group"},
 		{"member", []uint32{60}, []string{"remove", "win7", "--yes"}, 8, "  code: DS-NO-VM\n"},
 	} {
-		cmd := exec.Command(program(t, "disksyncmgr"), c.args...)
+		cmd := exec.Command(shipped.Path(t, "disksyncmgr"), c.args...)
 		cmd.Env = append(os.Environ(), bus.Env()...)
 		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: nobody, Gid: nobody, Groups: c.groups}}
 		out, _ := cmd.CombinedOutput() // the status is looked at

@@ -51,7 +51,7 @@ func TestCommandsAreDocumented(t *testing.T) {
 	var walk func(words ...string)
 	walk = func(words ...string) {
 		n++
-		out, err := exec.Command(program(t, words[0]), append(words[1:], "--help")...).Output()
+		out, err := exec.Command(shipped.Path(t, words[0]), append(words[1:], "--help")...).Output()
 		if err != nil {
 			t.Fatalf("%v --help: %v", words, err)
 		}
@@ -78,7 +78,7 @@ func TestCommandsAreDocumented(t *testing.T) {
 	if headings := strings.Count(doc, "\n### `"); n < 40 || headings != n {
 		t.Errorf("there are %d commands, and %d are described", n, headings)
 	}
-	out, err := exec.Command(program(t, "xec"), "--help").Output()
+	out, err := exec.Command(shipped.Path(t, "xec"), "--help").Output()
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -137,7 +137,7 @@ func (k *killer) startSynchronizer() (address string, f syncclient.Fingerprint) 
 	t, dir := k.t, k.t.TempDir()
 	data := filepath.Join(dir, "data")
 	k.stick = filepath.Join(dir, "stick")
-	server := testkit.StartProgram(t, exec.Command(program(t, "synchronizer"), "serve", "--data", data, "--listen", "127.0.0.1:0"))
+	server := testkit.StartProgram(t, exec.Command(shipped.Path(t, "synchronizer"), "serve", "--data", data, "--listen", "127.0.0.1:0"))
 	words := strings.Fields(server.Line) // listening URL fingerprint FINGERPRINT
 	f, err := syncclient.ParseFingerprint(words[3])
 	if err != nil {
@@ -145,7 +145,7 @@ func (k *killer) startSynchronizer() (address string, f syncclient.Fingerprint) 
 	}
 	administer := func(input string, args ...string) {
 		t.Helper()
-		cmd := exec.Command(program(t, "synchronizer"), append([]string{"--data", data}, args...)...)
+		cmd := exec.Command(shipped.Path(t, "synchronizer"), append([]string{"--data", data}, args...)...)
 		cmd.Stdin = strings.NewReader(input)
 		if out, err := cmd.CombinedOutput(); err != nil {
 			t.Fatalf("%v: %v: %s", args, err, out)
@@ -241,7 +241,7 @@ func (k *killer) frames(c *syncclient.Client, ref image.LayerRef, behind int64) 
 
 func (k *killer) start() {
 	k.t.Helper()
-	cmd := exec.Command(program(k.t, "disksyncmgr"), "serve", "--session", "--state", k.dir)
+	cmd := exec.Command(shipped.Path(k.t, "disksyncmgr"), "serve", "--session", "--state", k.dir)
 	cmd.Env = append(os.Environ(), k.bus.Env()...)
 	k.service = testkit.StartProgram(k.t, cmd)
 }
@@ -274,7 +274,7 @@ func (k *killer) work(r endpoint.Request, wanted int64) {
 		_, err := k.client.Run(k.t.Context(), r, func(endpoint.Status) {})
 		followed <- err
 	}()
-	k.until("the operation is there", func() bool { return k.current(k.stored()) != nil })
+	testkit.Until(k.t, "the operation is there", func() bool { return k.current(k.stored()) != nil })
 	kills := 0
 	for kills < 6 && !k.enough() && k.killOnce() {
 		kills++
@@ -285,7 +285,7 @@ func (k *killer) work(r endpoint.Request, wanted int64) {
 		k.checkVM(r.Kind)
 	}
 	k.line.SetRate(0)
-	k.until("the operation finishes", func() bool {
+	testkit.Until(k.t, "the operation finishes", func() bool {
 		op := k.operation()
 		if op.State == endpoint.Failed {
 			k.t.Fatalf("it failed: %v", op.Problem)
@@ -461,7 +461,7 @@ func (k *killer) wantVM(v image.Version, disk []byte) {
 		k.t.Fatalf("VMs %+v %v", vms, err)
 	}
 	name := filepath.Join(k.t.TempDir(), "out.raw")
-	cmd := exec.Command(program(k.t, "disksyncmgr"), "--session", "export", "win7", "--to", name)
+	cmd := exec.Command(shipped.Path(k.t, "disksyncmgr"), "--session", "export", "win7", "--to", name)
 	if out, err := cmd.CombinedOutput(); err != nil {
 		k.t.Fatalf("export: %v: %s", err, out)
 	}
@@ -481,20 +481,5 @@ func (k *killer) wantVM(v image.Version, disk []byte) {
 	}
 	if want := "download-cksize = 1\nenable-dvd-cache = false\n"; string(settings) != want {
 		k.t.Errorf("the settings are\n%s", settings)
-	}
-}
-
-// until waits for something that happens in the service.
-func (k *killer) until(what string, ok func() bool) {
-	k.t.Helper()
-	tick := time.NewTicker(10 * time.Millisecond)
-	defer tick.Stop()
-	deadline := time.After(patience)
-	for !ok() {
-		select {
-		case <-tick.C:
-		case <-deadline:
-			k.t.Fatalf("did not happen: %s", what)
-		}
 	}
 }

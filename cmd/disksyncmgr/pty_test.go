@@ -15,6 +15,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"disksync/internal/testkit"
 	"disksync/internal/testkit/lab"
 )
 
@@ -118,7 +119,7 @@ func (x *terminal) expect(pattern string) {
 	re := regexp.MustCompile(pattern)
 	tick := time.NewTicker(5 * time.Millisecond)
 	defer tick.Stop()
-	deadline := time.After(patience)
+	deadline := time.After(testkit.Patience)
 	for !re.MatchString(x.text()) {
 		select {
 		case <-tick.C:
@@ -146,7 +147,7 @@ func (x *terminal) exits(want int) {
 	}()
 	select {
 	case <-ended:
-	case <-time.After(patience):
+	case <-time.After(testkit.Patience):
 		x.t.Fatal("the program does not end")
 	}
 	if got := x.cmd.ProcessState.ExitCode(); got != want {
@@ -174,7 +175,7 @@ func (x *terminal) awaitEcho(want bool) {
 	x.t.Helper()
 	tick := time.NewTicker(5 * time.Millisecond)
 	defer tick.Stop()
-	deadline := time.After(patience)
+	deadline := time.After(testkit.Patience)
 	for x.echoes() != want {
 		select {
 		case <-tick.C:

@@ -17,11 +17,8 @@ import (
 
 	"disksync/internal/testkit"
 	"disksync/internal/testkit/lab"
-	"disksync/vhd"
+	"disksync/internal/testkit/script"
 )
-
-// patience is how long something outside of a test may take to happen.
-const patience = 60 * time.Second
 
 // TestBothDoors runs the scripts in testdata/doors twice: $DOOR is --standalone, or --session with the service behind it.
 func TestBothDoors(t *testing.T) {
@@ -34,10 +31,7 @@ func TestBothDoors(t *testing.T) {
 func TestScripts(t *testing.T) { scripts(t, "testdata/scripts", "") }
 
 func scripts(t *testing.T, dir, door string) {
-	bin, err := programs()
-	if err != nil {
-		t.Fatal(err)
-	}
+	bin := shipped.Dir(t)
 	testscript.Run(t, testscript.Params{
 		Dir: dir, RequireExplicitExec: true, UpdateScripts: os.Getenv("UPDATE_SCRIPTS") != "",
 		Setup: func(env *testscript.Env) error {
@@ -60,10 +54,9 @@ func scripts(t *testing.T, dir, door string) {
 			}
 			return nil
 		},
-		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
-			"start": start, "stop": stop, "kill": kill, "exits": exits, "interrupt": interrupt, "disk": disk, "vhd": toVHD, "same": same, "shape": shape,
-			"slow": slow, "damage": damage, "settled": settled, "until": until, "small": small,
-		},
+		Cmds: script.With(map[string]script.Command{
+			"start": start, "stop": stop, "kill": kill, "interrupt": interrupt, "same": same, "slow": slow, "settled": settled, "until": until,
+		}),
 	})
 }
 
@@ -120,17 +113,6 @@ func kill(ts *testscript.TestScript, _ bool, args []string) {
 	}
 }
 
-// exits STATUS PROGRAM ARG…: the program ends with the status.
-func exits(ts *testscript.TestScript, _ bool, args []string) {
-	got := 0
-	if exit, ok := errors.AsType[*exec.ExitError](ts.Exec(args[1], args[2:]...)); ok {
-		got = exit.ExitCode()
-	}
-	if strconv.Itoa(got) != args[0] {
-		ts.Fatalf("%s: exit status %d, want %s", strings.Join(args[1:], " "), got, args[0])
-	}
-}
-
 // interrupt PATTERN PROGRAM ARG…: run a program, interrupt it as Ctrl-C does when there is a file like PATTERN, and want the
 // status of an interrupt. What it says on standard error is in the file interrupted.
 func interrupt(ts *testscript.TestScript, _ bool, args []string) {
@@ -142,7 +124,7 @@ func interrupt(ts *testscript.TestScript, _ bool, args []string) {
 	go func() { ended <- cmd.Wait() }()
 	tick := time.NewTicker(5 * time.Millisecond)
 	defer tick.Stop()
-	deadline := time.After(patience)
+	deadline := time.After(testkit.Patience)
 	for found := []string{}; len(found) == 0; {
 		select {
 		case <-tick.C:
@@ -163,34 +145,6 @@ func interrupt(ts *testscript.TestScript, _ bool, args []string) {
 	ts.Check(os.WriteFile(ts.MkAbs("interrupted"), errs.Bytes(), 0o600))
 }
 
-// disk FILE SEED…: write a raw disk with a block for each seed; 0 is a block of zeros.
-func disk(ts *testscript.TestScript, _ bool, args []string) {
-	var seeds []uint64
-	for _, a := range args[1:] {
-		n, err := strconv.ParseUint(a, 10, 64)
-		ts.Check(err)
-		seeds = append(seeds, n)
-	}
-	ts.Check(os.WriteFile(ts.MkAbs(args[0]), lab.Disk(seeds...), 0o600))
-}
-
-// vhd FILE RAW: write a raw disk as a dynamic VHD.
-func toVHD(ts *testscript.TestScript, _ bool, args []string) {
-	raw, err := os.ReadFile(ts.MkAbs(args[1]))
-	ts.Check(err)
-	f, err := os.Create(ts.MkAbs(args[0]))
-	ts.Check(err)
-	defer f.Close()
-	ts.Check(vhd.Create(f, vhd.CreateOptions{Size: int64(len(raw)), UUID: [16]byte{1}, Timestamp: vhd.TimestampOf(time.Now())}))
-	st, err := f.Stat()
-	ts.Check(err)
-	d, err := vhd.OpenDisk(f, st.Size(), nil)
-	ts.Check(err)
-	_, err = d.WriteAt(raw, 0)
-	ts.Check(err)
-	ts.Check(d.Sync())
-}
-
 // same FILE FILE: two files have the same bytes.
 func same(ts *testscript.TestScript, neg bool, args []string) {
 	a, err := os.ReadFile(ts.MkAbs(args[0]))
@@ -202,15 +156,6 @@ func same(ts *testscript.TestScript, neg bool, args []string) {
 	}
 }
 
-// shape FILE: the JSON that was printed last has the names and types that are in the file.
-func shape(ts *testscript.TestScript, _ bool, args []string) {
-	got, err := testkit.JSONShape([]byte(ts.ReadFile("stdout")))
-	ts.Check(err)
-	if want := ts.ReadFile(args[0]); got != want {
-		ts.Fatalf("the shape is\n%s", got)
-	}
-}
-
 // slow BYTES: $SLOW is the address of the Synchronizer behind a line that brings so many bytes a second.
 func slow(ts *testscript.TestScript, _ bool, args []string) {
 	n, err := strconv.ParseInt(args[0], 10, 64)
@@ -219,29 +164,13 @@ func slow(ts *testscript.TestScript, _ bool, args []string) {
 	ts.Setenv("SLOW", l.Line(sceneOf(ts).t, n).URL)
 }
 
-// damage PATTERN: change a byte in the middle of each file like PATTERN.
-func damage(ts *testscript.TestScript, _ bool, args []string) {
-	names, err := filepath.Glob(ts.MkAbs(args[0]))
-	ts.Check(err)
-	if len(names) == 0 {
-		ts.Fatalf("there is no file like %s", args[0])
-	}
-	for _, name := range names {
-		b, err := os.ReadFile(name)
-		ts.Check(err)
-		b[len(b)/2] ^= 1
-		ts.Check(os.Chmod(name, 0o600))
-		ts.Check(os.WriteFile(name, b, 0o600))
-	}
-}
-
 // until PATTERN PROGRAM ARG…: run a program again and again until its output matches.
 func until(ts *testscript.TestScript, _ bool, args []string) {
 	pattern, err := regexp.Compile("(?m)" + args[0])
 	ts.Check(err)
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
-	deadline := time.After(patience)
+	deadline := time.After(testkit.Patience)
 	for {
 		out, err := command(ts, args[1:]).Output()
 		ts.Check(err)
@@ -254,14 +183,6 @@ func until(ts *testscript.TestScript, _ bool, args []string) {
 			ts.Fatalf("in the end it prints\n%s", out)
 		}
 	}
-}
-
-// small FOLDER SIZE: make a folder with room for so much, as mount(8) takes it.
-func small(ts *testscript.TestScript, _ bool, args []string) {
-	dir := ts.MkAbs(args[0])
-	ts.Check(os.MkdirAll(dir, 0o700))
-	ts.Check(syscall.Mount("tmpfs", dir, "tmpfs", 0, "size="+args[1]))
-	ts.Defer(func() { ts.Check(syscall.Unmount(dir, 0)) })
 }
 
 // settled: nothing is left of what was not finished, in the state folder S.

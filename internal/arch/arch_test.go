@@ -67,6 +67,7 @@ var rules = map[string]rule{
 	"internal/testkit":         {"internal/testkit/privbus", ""},
 	"internal/testkit/lab":     {"api image media publish syncclient synchronizer", ""},
 	"internal/testkit/privbus": {"", "github.com/godbus/dbus/v5"},
+	"internal/testkit/script":  {"internal/testkit internal/testkit/lab vhd", "github.com/rogpeppe/go-internal"},
 }
 
 // pure packages take readers and bytes and return values: no files, no network, no clock, no logging.
@@ -174,7 +175,7 @@ var naming = []string{
 }
 
 // mayName are packages whose files are not persistent: what they make is gone with the test or the demonstration.
-var mayName = []string{"internal/durable", "internal/testkit", "internal/testkit/lab", "internal/testkit/privbus", "internal/demo", "internal/demodisk"}
+var mayName = []string{"internal/durable", "internal/testkit", "internal/testkit/lab", "internal/testkit/privbus", "internal/testkit/script", "internal/demo", "internal/demodisk"}
 
 func TestOnlyDurableNamesFiles(t *testing.T) {
 	for _, s := range sources(t) {

@@ -2,7 +2,6 @@ package testkit
 
 import (
 	"bufio"
-	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -10,7 +9,6 @@ import (
 	"os/exec"
 	"runtime"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -39,7 +37,7 @@ type Program struct {
 	cmd    *exec.Cmd
 	exited chan struct{}
 	err    error // how it ended; read when exited is closed
-	stderr lockedBuffer
+	stderr Buffer
 }
 
 // programTime is how long a program may take to begin, or to end when it is asked to.
@@ -152,20 +150,3 @@ func (p *Program) Pid() int { return p.cmd.Process.Pid }
 
 // Stderr returns what the program said on standard error so far.
 func (p *Program) Stderr() string { return p.stderr.String() }
-
-type lockedBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (b *lockedBuffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.b.Write(p)
-}
-
-func (b *lockedBuffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.b.String()
-}
