@@ -101,6 +101,9 @@ func harm(t *testing.T, r *rig) {
 		t.Fatal(states, err)
 	}
 	name := strings.TrimSuffix(states[0], ".state") + ".vhd"
+	if err := os.Chmod(name, 0o600); err != nil {
+		t.Fatal(err)
+	}
 	f, err := os.OpenFile(name, os.O_RDWR, 0)
 	if err != nil {
 		t.Fatal(err)

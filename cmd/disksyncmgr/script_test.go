@@ -54,6 +54,7 @@ func scripts(t *testing.T, dir, door string) {
 			}
 			return nil
 		},
+		Condition: script.Condition,
 		Cmds: script.With(map[string]script.Command{
 			"start": start, "stop": stop, "kill": kill, "interrupt": interrupt, "same": same, "slow": slow, "settled": settled, "until": until,
 		}),

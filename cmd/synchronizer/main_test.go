@@ -2,7 +2,6 @@ package main
 
 import (
 	"errors"
-	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -43,16 +42,8 @@ func TestScripts(t *testing.T) {
 			env.Setenv("HOME", env.WorkDir)
 			return nil
 		},
-		Condition: func(condition string) (bool, error) {
-			if condition != "root" {
-				return false, fmt.Errorf("no condition %q", condition)
-			}
-			if os.Getuid() != 0 && os.Getenv("CI") != "" {
-				return false, errors.New("a part of this script acts as another user, so it needs root; where CI is set it may not be left out")
-			}
-			return os.Getuid() == 0, nil
-		},
-		Cmds: script.With(map[string]script.Command{"start": start, "stop": stop}),
+		Condition: script.Condition,
+		Cmds:      script.With(map[string]script.Command{"start": start, "stop": stop}),
 	})
 }
 

@@ -3,6 +3,7 @@ package script
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -28,6 +29,18 @@ func With(own map[string]Command) map[string]Command {
 		all[name] = c
 	}
 	return all
+}
+
+// Condition knows [root]: whoever runs the tests may do everything. Where CI is set it must be so, or what needs it would never
+// be looked at.
+func Condition(name string) (bool, error) {
+	switch {
+	case name != "root":
+		return false, fmt.Errorf("no condition %q", name)
+	case os.Getuid() != 0 && os.Getenv("CI") != "":
+		return false, errors.New("a part of this script needs root; where CI is set it may not be left out")
+	}
+	return os.Getuid() == 0, nil
 }
 
 // exits STATUS PROGRAM ARG…: the program ends with the status.
@@ -107,7 +120,7 @@ func damage(ts *testscript.TestScript, _ bool, args []string) {
 	}
 }
 
-// small FOLDER SIZE: make a folder with room for so much, as mount(8) takes it.
+// small FOLDER SIZE: make a folder with room for so much, as mount(8) takes it. It needs [root].
 func small(ts *testscript.TestScript, _ bool, args []string) {
 	dir := ts.MkAbs(args[0])
 	ts.Check(os.MkdirAll(dir, 0o700))
