@@ -91,12 +91,16 @@ func TestRanges(t *testing.T) {
 			}
 		})
 	}
-	for what, spoil := range map[string]func(*testing.T, string){
-		"cut": func(t *testing.T, name string) { truncate(t, name, 1000) }, "missing": remove,
+	for _, test := range []struct {
+		what  string
+		spoil func(*testing.T, string)
+	}{
+		{"cut", func(t *testing.T, name string) { truncate(t, name, 1000) }},
+		{"missing", remove},
 	} {
-		spoil(t, h.path(synchronizer.LayerFile(p.id())))
+		test.spoil(t, h.path(synchronizer.LayerFile(p.id())))
 		if a := h.send(t, asLocal, "GET", "/v1/layers/"+p.id(), nil); a.code() != api.CodeInternal {
-			t.Errorf("a layer that is %s: %v", what, a)
+			t.Errorf("a layer that is %s: %v", test.what, a)
 		}
 	}
 }
