@@ -112,6 +112,10 @@ type Operation struct {
 	e  *Engine
 	id image.UUID
 
+	// storing is held while the status changes and is stored, so that the last change is the one that is stored last. It is taken
+	// before mu.
+	storing sync.Mutex
+
 	mu      sync.Mutex
 	status  Status
 	tally   *deploy.Tally
@@ -211,6 +215,10 @@ func (m *meter) update(n int64, now time.Time) float64 {
 
 // change changes the status under the lock, stores it when keep is set, and tells the watchers.
 func (o *Operation) change(keep bool, do func(s *Status)) {
+	if keep {
+		o.storing.Lock()
+		defer o.storing.Unlock()
+	}
 	o.mu.Lock()
 	do(&o.status)
 	s := o.snapshot()
@@ -223,6 +231,15 @@ func (o *Operation) change(keep bool, do func(s *Status)) {
 		}
 	}
 	o.e.watch.tell(s)
+}
+
+// forget keeps the operation from being stored again.
+func (o *Operation) forget() {
+	o.storing.Lock()
+	defer o.storing.Unlock()
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.deleted = true
 }
 
 // Wait returns when the run that is queued or under way has ended, or ctx has.

@@ -261,10 +261,8 @@ func (o *Operation) Delete(ctx context.Context) error {
 	if err := o.Wait(ctx); err != nil {
 		return err
 	}
-	o.mu.Lock()
-	o.deleted = true
-	s := o.status
-	o.mu.Unlock()
+	o.forget()
+	s := o.Status()
 	e := o.e
 	e.mu.Lock()
 	e.operations = slices.DeleteFunc(e.operations, func(x *Operation) bool { return x == o })
@@ -302,6 +300,7 @@ func (e *Engine) forgetFinished() {
 	e.operations = slices.DeleteFunc(e.operations, func(o *Operation) bool { return slices.Contains(over, o) })
 	e.mu.Unlock()
 	for _, o := range over {
+		o.forget()
 		if err := durable.Remove(e.fsys, operationFile(o.id)); err != nil {
 			e.log.Error("forget operation", "operation", o.id, "error", err)
 		}
