@@ -52,7 +52,70 @@ const (
 	ShortFooter
 	// BlockDropped (a warning, with [Salvage] only): an entry of the block table was unusable and reads as not allocated.
 	BlockDropped
+
+	// The faults below are found by [Check] only.
+
+	// TrailingData: bytes behind the last structure that nothing refers to, such as the trace of an unclean shutdown.
+	TrailingData
+	// WrongGeometry: the geometry is not the one that the specification gives to the size. Some programs take the disk for
+	// smaller than it is.
+	WrongGeometry
+	// NilUUID: the disk has no uuid, so no child can be sure of it.
+	NilUUID
+	// FutureTimestamp: the disk was made later than now.
+	FutureTimestamp
+	// SavedState: the disk belongs to a machine that was suspended.
+	SavedState
+	// JunkUnderClearBits: sectors that are not the file's own, as its bitmap says, hold bytes. Some programs show them.
+	JunkUnderClearBits
+	// BatmapDamaged: the checksum of tapdisk's batmap is wrong; it is not used.
+	BatmapDamaged
+	// BatmapWrong: tapdisk's batmap calls a block full that is not, so tapdisk would show bytes that are not the disk's.
+	BatmapWrong
+	// BadLocator: a parent locator points outside the file or has an impossible length.
+	BadLocator
+	// ParentChanged: the parent's file was modified after the child was made, or its time was not kept by a copy.
+	ParentChanged
+	// SizeDiffers: parent and child have different sizes.
+	SizeDiffers
+	// BadParent: the parent is damaged itself.
+	BadParent
 )
+
+// Severity says what a fault means for whoever uses the disk.
+type Severity int
+
+// The severities, in rising order.
+const (
+	Note    Severity = iota // unusual, and of no consequence here; other programs may differ
+	Warning                 // something is not as it should be; the content is whole
+	Damage                  // content is lost or in doubt, or the disk cannot be opened
+)
+
+// String returns the severity's name.
+func (s Severity) String() string { return [...]string{"note", "warning", "damage"}[s] }
+
+// Severity returns what the fault means.
+func (f Fault) Severity() Severity {
+	switch f {
+	case TrailingData, WrongGeometry, FutureTimestamp, SavedState, ParentChanged, SizeDiffers, ShortFooter:
+		return Note
+	case EndFooterMissing, EndFooterDamaged, CopyDamaged, CopyDiffers, ChecksumStale, NilUUID, JunkUnderClearBits, BatmapDamaged,
+		BatmapWrong, BadLocator:
+		return Warning
+	}
+	return Damage
+}
+
+// Repairable reports whether [Repair] can mend the fault without touching the content.
+func (f Fault) Repairable() bool {
+	switch f {
+	case EndFooterMissing, EndFooterDamaged, CopyDamaged, CopyDiffers, ChecksumStale, ShortFooter, NilUUID, WrongGeometry,
+		JunkUnderClearBits, BatmapDamaged, BatmapWrong:
+		return true
+	}
+	return false
+}
 
 var faultText = map[Fault]string{
 	NotVHD:           "not a VHD: no footer at the end or at the start",
@@ -76,6 +139,19 @@ var faultText = map[Fault]string{
 	ChecksumStale:    "checksums were not kept up to date by whoever changed the file",
 	ShortFooter:      "footer of 511 bytes",
 	BlockDropped:     "unusable block table entry left out",
+
+	TrailingData:       "bytes behind the end that nothing refers to",
+	WrongGeometry:      "geometry does not belong to the size",
+	NilUUID:            "no uuid",
+	FutureTimestamp:    "made in the future",
+	SavedState:         "belongs to a suspended machine",
+	JunkUnderClearBits: "bytes in sectors that are not the disk's own",
+	BatmapDamaged:      "batmap damaged",
+	BatmapWrong:        "batmap calls a block full that is not",
+	BadLocator:         "parent locator outside the file",
+	ParentChanged:      "parent modified after the child was made",
+	SizeDiffers:        "parent and child have different sizes",
+	BadParent:          "parent damaged",
 }
 
 // Error implements error.
