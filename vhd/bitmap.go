@@ -71,6 +71,17 @@ func (c *bitmapCache) put(block int, b bitmap) {
 	c.next = (c.next + 1) % len(c.slot)
 }
 
+// drop forgets the bitmap of a block that is no longer there.
+func (c *bitmapCache) drop(block int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for i := range c.slot {
+		if c.slot[i].block == block {
+			c.slot[i].bits = nil
+		}
+	}
+}
+
 // bitmap returns the sector bitmap of an allocated block. The caller must not change it.
 func (m *Image) bitmap(block int) (bitmap, error) {
 	if b := m.bitmaps.get(block); b != nil {

@@ -1,9 +1,7 @@
 package vhd
 
 import (
-	"errors"
 	"fmt"
-	"io"
 	"iter"
 
 	"disksync/image"
@@ -89,23 +87,7 @@ func (c *Chain) Members() []*Image { return c.members }
 
 // ReadAt implements io.ReaderAt over the composed disk. What no member holds is zeros.
 func (c *Chain) ReadAt(p []byte, off int64) (int, error) {
-	if off < 0 {
-		return 0, errors.New("vhd: negative offset")
-	}
-	if off >= c.Size() {
-		return 0, io.EOF
-	}
-	short := int64(len(p)) > c.Size()-off
-	if short {
-		p = p[:c.Size()-off]
-	}
-	if err := c.read(0, p, off); err != nil {
-		return 0, err
-	}
-	if short {
-		return len(p), io.EOF
-	}
-	return len(p), nil
+	return readWithin(c.Size(), p, off, func(p []byte, off int64) error { return c.read(0, p, off) })
 }
 
 // read fills p from the disk that begins with the member at level. A child may be larger than its parent: what lies beyond
@@ -149,7 +131,7 @@ type extent struct {
 // extent returns the longest run from off, at most limit bytes, that the member holds in one piece or not at all.
 func (m *Image) extent(off, limit int64) (extent, error) {
 	if m.header == nil {
-		return extent{true, limit, off}, nil
+		return m.fixedExtent(off, limit), nil
 	}
 	size := m.blocks.blockSize
 	block, in := int(off/size), off%size
@@ -182,11 +164,16 @@ type Extent struct {
 // Extents yields the runs of the disk from off to off+length in order, neighbours of the same Member joined. It stops after
 // an error.
 func (c *Chain) Extents(off, length int64) iter.Seq2[Extent, error] {
+	return c.extents(off, length, c.lookup)
+}
+
+// extents joins what look finds.
+func (c *Chain) extents(off, length int64, look func(off, limit int64) (Extent, error)) iter.Seq2[Extent, error] {
 	return func(yield func(Extent, error) bool) {
 		end := min(off+length, c.Size())
 		var cur Extent
 		for off < end {
-			e, err := c.lookup(off, end-off)
+			e, err := look(off, end-off)
 			if err != nil {
 				yield(Extent{}, err)
 				return
@@ -224,8 +211,10 @@ func (c *Chain) NextData(off int64) (int64, error) {
 }
 
 // lookup finds the member that holds off and how far, at most limit bytes, that stays so.
-func (c *Chain) lookup(off, limit int64) (Extent, error) {
-	for level, m := range c.members {
+func (c *Chain) lookup(off, limit int64) (Extent, error) { return lookup(c.members, off, limit) }
+
+func lookup(members []*Image, off, limit int64) (Extent, error) {
+	for level, m := range members {
 		if off >= m.Size() {
 			break
 		}

@@ -58,7 +58,11 @@ func checkCorpus(t *testing.T, dir string, atLeast int) {
 	}
 	unpacked := unpackCorpus(t, dir, files)
 	for _, f := range files {
-		t.Run(f.name, func(t *testing.T) { f.check(t, filepath.Join(unpacked, trimPack(f.name))) })
+		t.Run(f.name, func(t *testing.T) {
+			path := filepath.Join(unpacked, trimPack(f.name))
+			f.check(t, path)
+			checkFindings(t, trimPack(f.name), path)
+		})
 	}
 }
 

@@ -24,9 +24,12 @@ type Disk struct {
 	// The fields below are guarded by mu.
 	end      int64          // behind the last block and all metadata
 	fileEnd  int64          // length of the file
+	device   bool           // see Device
 	fresh    map[int]bitmap // bitmaps of blocks that the table in the file does not have yet
 	changed  map[int]bitmap // bitmaps, changed in memory, of blocks that it has
 	tableDue map[int64]bool // offsets of the table's sectors that must be written
+	batmap   *batmap        // tapdisk's, which must not begin to lie; nil when there is none that is gone by
+	copyDue  bool           // the footer's copy at the start is not the footer
 	broken   error          // after a failed sync nobody knows what the file holds
 }
 
@@ -36,7 +39,15 @@ const maxDirtyBitmaps = 4096
 // ErrBeyondEnd is returned for a write outside the disk.
 var ErrBeyondEnd = errors.New("vhd: write beyond the end of the disk")
 
+// ErrDeviceFull is returned when a block device has no room for what is to be written. Everything written before is safe.
+var ErrDeviceFull = errors.New("vhd: no room on the block device")
+
+// Device opens a leaf that lies on a block device: its length, fileSize, does not change, and the footer stays in its last
+// sector. It matters to [OpenDisk] only.
+func Device() Option { return func(o *options) { o.device = true } }
+
 // OpenDisk opens the leaf in f, of fileSize bytes, for writing, and its parents for reading. Options apply to the leaf.
+// Nothing else may write to f meanwhile, which this package cannot know.
 func OpenDisk(f File, fileSize int64, parents []*Image, opts ...Option) (*Disk, error) {
 	leaf, err := Open(f, fileSize, opts...)
 	if err != nil {
@@ -46,24 +57,22 @@ func OpenDisk(f File, fileSize int64, parents []*Image, opts ...Option) (*Disk, 
 	if err != nil {
 		return nil, err
 	}
-	d := &Disk{
-		chain: c, leaf: leaf, f: f, fileEnd: fileSize,
-		fresh: map[int]bitmap{}, changed: map[int]bitmap{}, tableDue: map[int64]bool{},
+	d := newDisk(f, c, fileSize)
+	for _, set := range opts {
+		var o options
+		set(&o)
+		d.device = d.device || o.device
 	}
 	if leaf.header == nil {
-		return d, nil
+		d.end = leaf.footer.Size
+		return d, d.finishGrowth()
 	}
-	if len(leaf.batmapSpans()) > 0 {
-		// A batmap says which bitmaps need not be read; leaving it as it is would make it lie.
-		return nil, fault(BadVersion, -1, "this file has a batmap, which this program does not keep up to date")
+	if d.batmap, err = leaf.writableBatmap(); err != nil {
+		return nil, err
 	}
-	for _, s := range leaf.metadata() {
-		d.end = max(d.end, s.end)
-	}
-	for _, e := range leaf.bat {
-		if e != unallocated {
-			d.end = max(d.end, int64(e)*sectorSize+leaf.blocks.bitmapSize+leaf.blocks.blockSize)
-		}
+	d.end = d.usedEnd()
+	for _, w := range leaf.warnings {
+		d.copyDue = d.copyDue || w.Fault == CopyDiffers || w.Fault == CopyDamaged || w.Fault == ChecksumStale
 	}
 	for _, i := range leaf.dropped {
 		// An entry that Salvage left out must not come back from the table in the file.
@@ -72,8 +81,28 @@ func OpenDisk(f File, fileSize int64, parents []*Image, opts ...Option) (*Disk, 
 	return d, nil
 }
 
+// usedEnd returns where the last block and all metadata end.
+func (d *Disk) usedEnd() int64 { return d.leaf.structureEnd() }
+
+// OpenRawDisk opens a raw disk of size bytes, a multiple of 512, for writing, such as the raw parent of a chain that is to be
+// coalesced.
+func OpenRawDisk(f File, size int64) *Disk {
+	return newDisk(f, &Chain{members: []*Image{Raw(f, size)}}, size)
+}
+
+func newDisk(f File, c *Chain, fileSize int64) *Disk {
+	return &Disk{
+		chain: c, leaf: c.members[0], f: f, fileEnd: fileSize,
+		fresh: map[int]bitmap{}, changed: map[int]bitmap{}, tableDue: map[int64]bool{},
+	}
+}
+
 // Size returns the size of the disk in bytes.
-func (d *Disk) Size() int64 { return d.chain.Size() }
+func (d *Disk) Size() int64 {
+	d.mu.RLock()
+	defer d.mu.RUnlock()
+	return d.chain.Size()
+}
 
 // Leaf returns the file that is written. Its content may only be looked at through the Disk.
 func (d *Disk) Leaf() *Image { return d.leaf }
@@ -95,34 +124,46 @@ func (d *Disk) Allocated(block int) bool {
 // WriteAt implements io.WriterAt. In a differencing leaf exactly the sectors that p touches become the leaf's own; a sector
 // that is touched in part is completed from the parents.
 func (d *Disk) WriteAt(p []byte, off int64) (int, error) {
-	if off < 0 || off > d.Size() || int64(len(p)) > d.Size()-off {
-		return 0, ErrBeyondEnd
-	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if d.broken != nil {
-		return 0, d.broken
+	if err := d.writable(off, int64(len(p))); err != nil {
+		return 0, err
 	}
 	whole, at, err := d.wholeSectors(p, off)
 	if err != nil {
 		return 0, err
 	}
-	if d.leaf.header == nil {
-		return len(p), d.write(whole, at)
-	}
-	size := d.leaf.blocks.blockSize
-	for len(whole) > 0 {
-		in := at % size
-		n := min(int64(len(whole)), size-in)
-		if err := d.writeBlock(int(at/size), in, whole[:n]); err != nil {
-			return 0, err
-		}
-		whole, at = whole[n:], at+n
-	}
-	if len(d.fresh)+len(d.changed) > maxDirtyBitmaps {
-		return len(p), d.sync()
+	if err := d.put(whole, at); err != nil {
+		return 0, err
 	}
 	return len(p), nil
+}
+
+func (d *Disk) writable(off, length int64) error {
+	if size := d.chain.Size(); off < 0 || length < 0 || off > size || length > size-off {
+		return ErrBeyondEnd
+	}
+	return d.broken
+}
+
+// put writes whole sectors.
+func (d *Disk) put(p []byte, at int64) error {
+	if d.leaf.header == nil {
+		return d.write(p, at)
+	}
+	size := d.leaf.blocks.blockSize
+	for len(p) > 0 {
+		in := at % size
+		n := min(int64(len(p)), size-in)
+		if err := d.writeBlock(int(at/size), in, p[:n]); err != nil {
+			return err
+		}
+		p, at = p[n:], at+n
+	}
+	if len(d.fresh)+len(d.changed) > maxDirtyBitmaps {
+		return d.sync()
+	}
+	return nil
 }
 
 // wholeSectors returns p widened to sector borders with the content around it.
@@ -183,20 +224,17 @@ func (d *Disk) mark(block int, s, n int64) error {
 // enough; where the file already has bytes they are the old footer or the trace of a crash, and become zeros.
 func (d *Disk) allocate(block int) error {
 	m := d.leaf
-	at := roundUp(d.end+m.blocks.bitmapSize, dataAlignment) - m.blocks.bitmapSize
+	at := nextBlock(d.end, m.blocks.bitmapSize)
 	next := at + m.blocks.bitmapSize + m.blocks.blockSize
 	if at/sectorSize >= int64(unallocated) {
 		return fault(BadSize, at, "no room for another block")
 	}
-	if err := d.write(m.footer.marshal(), next); err != nil {
+	if err := d.batmap.admit(d.f, block, m.bat); err != nil {
 		return err
 	}
-	if old := min(d.fileEnd, next); old > at {
-		if err := d.zero(at, old); err != nil {
-			return err
-		}
+	if err := d.extend(at, next); err != nil {
+		return err
 	}
-	d.fileEnd = max(d.fileEnd, next+FooterSize)
 	b := make(bitmap, m.blocks.bitmapSize)
 	if m.Type() == Dynamic {
 		// A new block of a disk without parents is wholly its own, as other implementations have it.
@@ -206,12 +244,59 @@ func (d *Disk) allocate(block int) error {
 	m.pin(block, b)
 	m.bat[block] = uint32(at / sectorSize)
 	d.tableDue[d.tableSector(block)] = true
+	return nil
+}
+
+// extend takes the range of the file from at to next, behind everything else, into use; it becomes zeros.
+func (d *Disk) extend(at, next int64) error {
+	if d.device {
+		if next > d.fileEnd-FooterSize {
+			return fmt.Errorf("%w: %d bytes are needed, %d are left", ErrDeviceFull, next-at, max(d.fileEnd-FooterSize-at, 0))
+		}
+	} else if err := d.moveFooter(next); err != nil {
+		return err
+	}
+	if old := min(d.fileEnd, next); old > at {
+		if err := d.zero(at, old); err != nil {
+			return err
+		}
+	}
+	d.fileEnd = max(d.fileEnd, next+FooterSize)
 	d.end = next
 	return nil
 }
 
+// moveFooter writes the footer at next. The old one is about to be overwritten, and until the next sync neither of them may be
+// on the disk: then the copy at the start counts, so it must say the same.
+func (d *Disk) moveFooter(next int64) error {
+	ft := d.leaf.footer.marshal()
+	if d.copyDue {
+		if d.leaf.stale {
+			// With good footers the header's checksum counts again.
+			if err := d.write(d.leaf.header.marshal(), int64(d.leaf.footer.DataOffset)); err != nil {
+				return err
+			}
+			if err := syncFile(d.f); err != nil {
+				return err
+			}
+		}
+		if err := d.write(ft, 0); err != nil {
+			return err
+		}
+		if err := syncFile(d.f); err != nil {
+			return err
+		}
+		d.copyDue = false
+	}
+	return d.write(ft, next)
+}
+
+// zeroChunk is how many zeros are written at a time, in bytes.
+const zeroChunk = 1 << 20
+
+// zero writes zeros to a range of the file.
 func (d *Disk) zero(from, to int64) error {
-	b := make([]byte, min(to-from, 64<<10))
+	b := make([]byte, min(to-from, zeroChunk))
 	for ; from < to; from += int64(len(b)) {
 		b = b[:min(int64(len(b)), to-from)]
 		if err := d.write(b, from); err != nil {

@@ -10,6 +10,15 @@
 //	c, err := vhd.NewChain(m)            // or vhd.Resolve for a differencing file
 //	_, err = c.ReadAt(buf, 0)
 //
+// [Snapshot] makes a child of a disk, [Coalesce] merges children into an ancestor while the chain stays valid, [Disk.Resize]
+// changes a disk's size and [Disk.Discard] makes a range of it zeros. [Convert] and [Stream] write a whole disk from any
+// [Source]: the first to a file with holes, the second to anything that takes bytes. [Chain.Extents] tells which member holds
+// what, [Chain.Changed] what differs from an ancestor.
+//
+// [Check] tells everything that is wrong with a file, also with one that does not open, and [Repair] mends what can be mended
+// without doubt. [Relink] leads a differencing disk to a parent that moved, and [SetFields] changes fields of the footer. What
+// other programs do differently, and what is done about it here, is in docs/vhd-interop.md.
+//
 // The package is pure: it takes io.ReaderAt and the like, and does no file, clock or network access of its own; package
 // vhdfile opens files by name and finds their parents.
 //

@@ -24,6 +24,15 @@ type Image struct {
 	warnings []*Error
 	stale    bool // see ChecksumStale
 	raw      bool
+	seen     footersSeen
+}
+
+// footersSeen is what was where a footer can be. An error is an [Error]; a nil footer was not there.
+type footersSeen struct {
+	end, first       *Footer
+	endErr, firstErr error
+	endAt            int64
+	endLen           int // 512, or 511 for a short footer
 }
 
 // Option changes how [Open] reads a file.
@@ -31,6 +40,7 @@ type Option func(*options)
 
 type options struct {
 	salvage bool
+	device  bool
 }
 
 // Salvage opens a dynamic or differencing file whose block table has unusable entries, such as one that was cut short: they
@@ -50,23 +60,29 @@ func Open(r io.ReaderAt, fileSize int64, opts ...Option) (*Image, error) {
 	if err := m.findFooter(); err != nil {
 		return nil, err
 	}
-	if err := m.footer.check(); err != nil {
-		return nil, err
+	if faults := m.footer.faults(); len(faults) > 0 {
+		return nil, faults[0]
 	}
 	if m.footer.Type == Fixed {
-		if m.footer.Size > m.dataEnd {
-			return nil, fault(BadSize, -1, "a fixed disk of %d bytes in a file of %d", m.footer.Size, fileSize)
+		if e := m.fixedFault(); e != nil {
+			return nil, e
 		}
 		return m, nil
 	}
-	if err := m.readHeader(); err != nil {
-		return nil, err
+	if faults, err := m.readHeader(); err != nil || len(faults) > 0 {
+		return nil, firstOf(faults, err)
 	}
-	if err := m.readTable(o); err != nil {
+	if faults, err := m.readTable(); err != nil || len(faults) > 0 {
+		return nil, firstOf(faults, err)
+	}
+	if err := m.checkEntries(o.salvage); err != nil {
 		return nil, err
 	}
 	if m.footer.Type == Differencing {
 		m.readLocators()
+	}
+	if b, _ := m.loadBatmap(); b.encrypted() {
+		m.warn(fault(Encrypted, b.headAt, ""))
 	}
 	return m, nil
 }
@@ -96,7 +112,7 @@ func readFull(r io.ReaderAt, b []byte, off int64) error {
 // findFooter looks where footers are, in the order that finds the newest good one: the end, the end of a file with a short
 // footer, the copy at the start. The copy counts for disks that have one only: on a fixed disk offset 0 is the guest's.
 func (m *Image) findFooter() error {
-	endAt := m.fileSize - FooterSize
+	endAt, endLen := m.fileSize-FooterSize, FooterSize
 	end, endErr, err := m.footerAt(endAt, FooterSize)
 	if err != nil {
 		return err
@@ -107,11 +123,12 @@ func (m *Image) findFooter() error {
 			return err
 		}
 		if short != nil && shortErr == nil {
-			endAt++
+			endAt, endLen = endAt+1, FooterSize-1
 			end, endErr = short, nil
 			m.warn(fault(ShortFooter, endAt, ""))
 		}
 	}
+	m.seen = footersSeen{end: end, endErr: endErr, endAt: endAt, endLen: endLen}
 	if errors.Is(endErr, Poisoned) {
 		return endErr
 	}
@@ -126,6 +143,7 @@ func (m *Image) findFooter() error {
 	if err != nil {
 		return err
 	}
+	m.seen.first, m.seen.firstErr = first, firstErr
 	goodFirst := first != nil && firstErr == nil && first.Type != Fixed
 	if errors.Is(endErr, BadFooter) && errors.Is(firstErr, BadFooter) && *first == *end && end.Type != Fixed {
 		m.stale = true
@@ -180,25 +198,38 @@ func (m *Image) footerAt(off int64, n int) (f *Footer, bad, err error) {
 	return f, bad, nil
 }
 
-func (m *Image) readHeader() error {
+// fixedFault returns what is wrong when a fixed disk is larger than its file, nil otherwise.
+func (m *Image) fixedFault() *Error {
+	if m.footer.Size <= m.dataEnd {
+		return nil
+	}
+	return fault(BadSize, -1, "a fixed disk of %d bytes in a file of %d", m.footer.Size, m.fileSize)
+}
+
+// readHeader reads the dynamic header. It returns what is wrong with it, and the header is set when it is one; err is a read
+// error.
+func (m *Image) readHeader() (faults []*Error, err error) {
 	off := m.footer.DataOffset
 	if off < FooterSize || off > uint64(m.fileSize) || uint64(m.fileSize)-off < headerSize {
-		return fault(BadHeader, int64(off), "header outside the file")
+		return []*Error{fault(BadHeader, int64(off), "header outside the file")}, nil
 	}
 	b := make([]byte, headerSize)
 	if err := readFull(m.r, b, int64(off)); err != nil {
-		return err
+		return nil, err
 	}
-	h, err := parseHeader(b, m.stale)
+	m.header, faults = readHeaderBytes(b, m.stale)
+	for _, e := range faults {
+		e.Offset = int64(off)
+	}
+	return faults, nil
+}
+
+// firstOf returns err, or else the first fault.
+func firstOf(faults []*Error, err error) error {
 	if err != nil {
-		var e *Error
-		if errors.As(err, &e) {
-			e.Offset = int64(off)
-		}
 		return err
 	}
-	m.header = h
-	return nil
+	return faults[0]
 }
 
 // readLocators collects the paths that may lead to the parent, best first: relative to the child, the parent's base name

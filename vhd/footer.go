@@ -126,12 +126,12 @@ func parseFooter(b []byte) (f *Footer, found bool, err error) {
 		Hidden:       b[hiddenAt],
 		reserved:     [FooterSize - 86]byte(b[86:]),
 	}
+	if cookie == poisonedCookie {
+		return f, true, fault(Poisoned, -1, "") // whatever the checksum: nobody writes this by accident
+	}
 	want := binary.BigEndian.Uint32(b[footerChecksumAt:])
 	if checksum(b, footerChecksumAt) != want && !f.hiddenSetLater(b, want) {
 		return f, true, fault(BadFooter, -1, "checksum is %08x, want %08x", checksum(b, footerChecksumAt), want)
-	}
-	if cookie == poisonedCookie {
-		return f, true, fault(Poisoned, -1, "")
 	}
 	return f, true, nil
 }
@@ -146,26 +146,26 @@ func (f *Footer) hiddenSetLater(b []byte, want uint32) bool {
 	return checksum(b, footerChecksumAt)+uint32(f.Hidden) == want
 }
 
-// check refuses what cannot be read, whatever file it stands in.
-func (f *Footer) check() error {
+// faults returns what keeps the disk from being read, whatever file the footer stands in.
+func (f *Footer) faults() []*Error {
+	var out []*Error
 	if f.Version>>16 != formatVersion>>16 {
-		return fault(BadVersion, -1, "footer version %08x", f.Version)
+		out = append(out, fault(BadVersion, -1, "footer version %08x", f.Version))
 	}
 	if f.Creator.App == [4]byte{'t', 'a', 'p', 0} && f.Creator.Version == 0x00000001 {
-		return fault(BadVersion, -1, "tapdisk 0.1 wrote bitmaps in another order")
+		out = append(out, fault(BadVersion, -1, "tapdisk 0.1 wrote bitmaps in another order"))
 	}
 	switch f.Type {
 	case Fixed, Dynamic, Differencing:
 	default:
-		return fault(BadType, -1, "type %d", uint32(f.Type))
+		out = append(out, fault(BadType, -1, "type %d", uint32(f.Type)))
 	}
 	if f.Size <= 0 || f.Size%sectorSize != 0 {
-		return fault(BadSize, -1, "%d bytes is not a whole number of sectors", uint64(f.Size))
+		out = append(out, fault(BadSize, -1, "%d bytes is not a whole number of sectors", uint64(f.Size)))
+	} else if f.Type != Fixed && f.Size > MaxDynamicSize {
+		out = append(out, fault(BadSize, -1, "%d bytes is more than a %s disk can have", f.Size, f.Type))
 	}
-	if f.Type != Fixed && f.Size > MaxDynamicSize {
-		return fault(BadSize, -1, "%d bytes is more than a %s disk can have", f.Size, f.Type)
-	}
-	return nil
+	return out
 }
 
 // marshal returns the footer's 512 bytes with a fresh checksum.

@@ -35,11 +35,22 @@ type Header struct {
 
 // parseHeader reads a header; stale leaves its checksum out of account.
 func parseHeader(b []byte, stale bool) (*Header, error) {
-	if string(b[:8]) != headerCookie {
-		return nil, fault(BadHeader, -1, "no cookie")
+	h, faults := readHeaderBytes(b, stale)
+	if len(faults) > 0 {
+		return nil, faults[0]
 	}
+	return h, nil
+}
+
+// readHeaderBytes reads a header and returns everything that keeps the disk from being read. The Header is nil when the bytes are
+// no header at all.
+func readHeaderBytes(b []byte, stale bool) (*Header, []*Error) {
+	if string(b[:8]) != headerCookie {
+		return nil, []*Error{fault(BadHeader, -1, "no cookie")}
+	}
+	var faults []*Error
 	if got, want := checksum(b[:headerSize], headerChecksumAt), binary.BigEndian.Uint32(b[headerChecksumAt:]); got != want && !stale {
-		return nil, fault(BadHeader, -1, "checksum is %08x, want %08x", got, want)
+		faults = append(faults, fault(HeaderChecksum, -1, "checksum is %08x, want %08x", got, want))
 	}
 	h := &Header{
 		dataOffset:      binary.BigEndian.Uint64(b[8:]),
@@ -57,12 +68,12 @@ func parseHeader(b []byte, stale bool) (*Header, error) {
 		h.Locators[i] = parseLocator(b[locatorsAt+i*locatorSize:])
 	}
 	if h.Version>>16 != formatVersion>>16 {
-		return nil, fault(BadVersion, -1, "header version %08x", h.Version)
+		faults = append(faults, fault(BadVersion, -1, "header version %08x", h.Version))
 	}
 	if h.BlockSize < sectorSize || bits.OnesCount64(uint64(h.BlockSize)) != 1 {
-		return nil, fault(BadBlockSize, -1, "%d bytes", h.BlockSize)
+		faults = append(faults, fault(BadBlockSize, -1, "%d bytes", h.BlockSize))
 	}
-	return h, nil
+	return h, faults
 }
 
 func (h *Header) marshal() []byte {

@@ -51,10 +51,24 @@ func (l Locator) marshal(b []byte) {
 
 func (l Locator) used() bool { return l.Platform != Platform{} && l.Length > 0 }
 
+// inFile reports whether the text lies in a file of that size and has a length that a path can have.
+func (l Locator) inFile(fileSize int64) bool {
+	return l.Length <= maxLocatorData && l.Offset <= uint64(fileSize) && uint64(l.Length) <= uint64(fileSize)-l.Offset
+}
+
+// space returns the room that is kept for the text, in bytes. The specification says that the field counts sectors; Windows and
+// most others store bytes. A value that is no whole number of sectors must be the former.
+func (l Locator) space() int64 {
+	if l.Space < sectorSize {
+		return int64(l.Space) * sectorSize
+	}
+	return int64(l.Space)
+}
+
 // text reads the locator's path from the file, with forward slashes, or "" when there is none that can be read. A damaged
 // locator costs a hint, not the disk.
 func (l Locator) text(r io.ReaderAt, fileSize int64) string {
-	if !l.used() || l.Length > maxLocatorData || l.Offset > uint64(fileSize) || uint64(l.Length) > uint64(fileSize)-l.Offset {
+	if !l.used() || !l.inFile(fileSize) {
 		return ""
 	}
 	b := make([]byte, l.Length)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"math/rand/v2"
+	"sync"
 	"testing"
 
 	"disksync/image"
@@ -13,6 +14,7 @@ import (
 
 // memFile is a vhd.File in memory that remembers what was written since the last Sync, so that a test can cut the power.
 type memFile struct {
+	mu      sync.Mutex
 	data    []byte
 	synced  []byte
 	pending []write // since the last sync
@@ -23,6 +25,7 @@ type memFile struct {
 type write struct {
 	off int64
 	b   []byte
+	cut bool // the file was cut to off bytes
 }
 
 var errInjected = errors.New("injected")
@@ -36,30 +39,56 @@ func (f *memFile) step() error {
 }
 
 func (f *memFile) ReadAt(p []byte, off int64) (int, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
 	return bytes.NewReader(f.data).ReadAt(p, off)
 }
 
 func (f *memFile) WriteAt(p []byte, off int64) (int, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
 	if err := f.step(); err != nil {
 		return 0, err
 	}
 	f.data = overlay(f.data, p, off)
-	f.pending = append(f.pending, write{off, bytes.Clone(p)})
+	f.pending = append(f.pending, write{off: off, b: bytes.Clone(p)})
 	return len(p), nil
 }
 
 func (f *memFile) Sync() error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
 	if err := f.step(); err != nil {
 		return err
 	}
-	f.synced = bytes.Clone(f.data)
+	for _, w := range f.pending {
+		if w.cut {
+			f.synced = bytes.Clone(f.synced[:w.off])
+		}
+		f.synced = overlay(f.synced, w.b, w.off)
+	}
 	f.pending = nil
+	return nil
+}
+
+// Truncate implements vhd.Truncater.
+func (f *memFile) Truncate(size int64) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if err := f.step(); err != nil {
+		return err
+	}
+	f.data = bytes.Clone(f.data[:size])
+	f.pending = append(f.pending, write{off: size, cut: true})
 	return nil
 }
 
 func (f *memFile) size() int64 { return int64(len(f.data)) }
 
 func overlay(data, p []byte, off int64) []byte {
+	if len(p) == 0 {
+		return data
+	}
 	if need := off + int64(len(p)); need > int64(len(data)) {
 		data = append(data, make([]byte, need-int64(len(data)))...)
 	}
@@ -72,6 +101,9 @@ func overlay(data, p []byte, off int64) []byte {
 func (f *memFile) afterPowerLoss(keep float64, r *rand.Rand) *memFile {
 	data := bytes.Clone(f.synced)
 	for _, w := range f.pending {
+		if w.cut && r.Float64() < keep {
+			data = bytes.Clone(data[:min(w.off, int64(len(data)))])
+		}
 		for at := int64(0); at < int64(len(w.b)); at += 512 {
 			if r.Float64() < keep {
 				data = overlay(data, w.b[at:min(at+512, int64(len(w.b)))], w.off+at)
@@ -112,13 +144,19 @@ func openDisk(t testing.TB, f *memFile, parents ...*vhd.Image) *vhd.Disk {
 	return d
 }
 
-func readAll(t testing.TB, r io.ReaderAt, size int64) []byte {
+func readAll(t fataler, r io.ReaderAt, size int64) []byte {
 	t.Helper()
 	b := make([]byte, size)
 	if _, err := r.ReadAt(b, 0); err != nil && !errors.Is(err, io.EOF) {
 		t.Fatal(err)
 	}
 	return b
+}
+
+// fataler is what *testing.T and *rapid.T have in common here.
+type fataler interface {
+	Helper()
+	Fatal(...any)
 }
 
 // noise returns n bytes that depend on seed and are never zero.

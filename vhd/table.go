@@ -1,8 +1,8 @@
 package vhd
 
 import (
+	"cmp"
 	"encoding/binary"
-	"fmt"
 	"slices"
 )
 
@@ -12,9 +12,6 @@ const (
 	MaxBlocks = 16 << 20
 
 	unallocated = ^uint32(0)
-
-	// maxDropped bounds what [Salvage] leaves out: a file with more unusable entries holds nothing worth the memory.
-	maxDropped = 1000
 )
 
 // span is a range of the file.
@@ -63,38 +60,42 @@ func (m *Image) batmapSpans() []span {
 	return spans
 }
 
-// readTable reads the block table and checks every entry that belongs to the disk.
-func (m *Image) readTable(o options) error {
+// readTable reads the block table. It returns what is wrong with the table as a whole, and then reads nothing; err is a read
+// error.
+func (m *Image) readTable() (faults []*Error, err error) {
 	h := m.header
 	m.blocks = blockMap{blockSize: h.BlockSize, bitmapSize: h.bitmapSize()}
 	count := (m.footer.Size + h.BlockSize - 1) / h.BlockSize
 	if count > int64(h.MaxTableEntries) {
-		return fault(BadBAT, -1, "room for %d blocks, the disk has %d", h.MaxTableEntries, count)
+		faults = append(faults, fault(BadBAT, -1, "room for %d blocks, the disk has %d", h.MaxTableEntries, count))
 	}
 	if count > MaxBlocks {
-		return fault(BadBAT, -1, "%d blocks, this program reads %d", count, MaxBlocks)
+		faults = append(faults, fault(BadBAT, -1, "%d blocks, this program reads %d", count, MaxBlocks))
 	}
 	if h.TableOffset < FooterSize || h.TableOffset%sectorSize != 0 || h.TableOffset > uint64(m.fileSize) ||
 		uint64(m.fileSize)-h.TableOffset < uint64(4*count) {
-		return fault(BadBAT, int64(h.TableOffset), "the table is outside the file")
+		return append(faults, fault(BadBAT, int64(h.TableOffset), "the table is outside the file")), nil
 	}
 	meta := m.metadata()
 	if meta[2].overlaps(meta[0]) || meta[2].overlaps(meta[1]) {
-		return fault(BadBAT, int64(h.TableOffset), "the table lies on the header")
+		faults = append(faults, fault(BadBAT, int64(h.TableOffset), "the table lies on the header"))
+	}
+	if len(faults) > 0 {
+		return faults, nil
 	}
 	m.bat = make([]uint32, count)
-	var buf [16 << 10]byte
-	for i := 0; i < len(m.bat); {
-		b := buf[:min(len(buf), 4*(len(m.bat)-i))]
-		if err := readFull(m.r, b, int64(h.TableOffset)+4*int64(i)); err != nil {
-			return err
+	buf := make([]byte, min(64<<10, 4*len(m.bat)))
+	for rest := m.bat; len(rest) > 0; {
+		part := rest[:min(len(rest), len(buf)/4)]
+		if err := readFull(m.r, buf[:4*len(part)], int64(h.TableOffset)+4*int64(len(m.bat)-len(rest))); err != nil {
+			return nil, err
 		}
-		for ; len(b) > 0; b = b[4:] {
-			m.bat[i] = binary.BigEndian.Uint32(b)
-			i++
+		for i := range part {
+			part[i] = binary.BigEndian.Uint32(buf[4*i:])
 		}
+		rest = rest[len(part):]
 	}
-	return m.checkTable(meta, o)
+	return nil, nil
 }
 
 // blockSpan returns the range of the file that block i needs: its bitmap, and its data up to the end of the disk.
@@ -104,58 +105,138 @@ func (m *Image) blockSpan(i int) span {
 	return span{start, start + m.blocks.bitmapSize + data}
 }
 
-// checkTable refuses entries that point into the metadata, beyond the end of the file, or onto another block; with Salvage it
-// drops them. Of two blocks that overlap both are dropped: nobody can tell which of them was there first.
-func (m *Image) checkTable(meta []span, o options) error {
-	var used []int // allocated blocks
-	for i, e := range m.bat {
-		if e != unallocated {
-			used = append(used, i)
+// checkEntries refuses entries that point into the metadata, beyond the end of the file's data, or onto another block; with
+// salvage it drops them and warns. Of two blocks that overlap both are dropped: nobody can tell which of them was there first.
+func (m *Image) checkEntries(salvage bool) error {
+	var first *Error
+	m.badEntries(func(block int, e *Error) bool {
+		if !salvage {
+			first = e
+			return false
 		}
+		if len(m.dropped) == maxDropped {
+			first = fault(BadBAT, int64(m.header.TableOffset), "more than %d entries are unusable", maxDropped)
+			return false
+		}
+		if len(m.dropped) < maxPerFault {
+			m.warn(fault(BlockDropped, e.Offset, "%s: %s", e.Fault, e.Detail))
+		}
+		m.dropped = append(m.dropped, block)
+		return true
+	})
+	if first != nil {
+		return first
 	}
-	inOrder := slices.IsSortedFunc(used, m.byPlace)
-	if !inOrder {
-		slices.SortFunc(used, m.byPlace)
+	if n := len(m.dropped) - maxPerFault; n > 0 {
+		m.warn(fault(BlockDropped, -1, "and %d more", n))
 	}
-	slices.SortFunc(meta, func(a, b span) int { return int(min(max(a.start-b.start, -1), 1)) })
-	bad := map[int]string{}
-	for n, i := range used {
-		if len(bad) > maxDropped {
-			return fault(BadBAT, int64(m.header.TableOffset), "more than %d entries are unusable", maxDropped)
-		}
-		s := m.blockSpan(i)
-		for _, x := range meta {
-			if s.overlaps(x) {
-				bad[i] = fmt.Sprintf("block %d lies on the metadata at %d", i, x.start)
-			}
-		}
-		if s.end > m.dataEnd {
-			bad[i] = fmt.Sprintf("block %d ends %d bytes behind the end of the data", i, s.end-m.dataEnd)
-		}
-		if n > 0 && m.blockSpan(used[n-1]).overlaps(s) {
-			bad[i] = fmt.Sprintf("blocks %d and %d overlap", used[n-1], i)
-			bad[used[n-1]] = bad[i]
-		}
-	}
-	for _, i := range used {
-		detail, is := bad[i]
-		if !is {
-			continue
-		}
-		e := fault(BadBAT, int64(m.header.TableOffset)+4*int64(i), "%s", detail)
-		if !o.salvage {
-			return e
-		}
-		e.Fault = BlockDropped
-		m.warn(e)
+	for _, i := range m.dropped {
 		m.bat[i] = unallocated
-		m.dropped = append(m.dropped, i)
 	}
 	return nil
 }
 
-func (m *Image) byPlace(a, b int) int {
-	return int(int64(m.bat[a]) - int64(m.bat[b]))
+// maxDropped bounds what [Salvage] leaves out: a file with more unusable entries holds nothing worth the memory.
+const maxDropped = 1 << 16
+
+// maxPerFault bounds how often one fault is told: a damaged table may have a million bad entries, and a report of them all is
+// neither readable nor small.
+const maxPerFault = 100
+
+// badEntries calls report once for each block whose entry is unusable, in the order of their places in the file, until it
+// returns false. It takes O(n log n) time; where the entries rise with the blocks, as most writers leave them, it needs no
+// memory to speak of.
+func (m *Image) badEntries(report func(block int, e *Error) bool) {
+	meta := m.metadata()
+	var told bitmap // a block with two faults is told once
+	top := -1       // of the blocks so far the one that ends last
+	tell := func(block int, f Fault, format string, args ...any) bool {
+		if told == nil {
+			told = make(bitmap, len(m.bat)/8+1)
+		}
+		if told.get(int64(block)) {
+			return true
+		}
+		told.set(int64(block), 1)
+		return report(block, fault(f, int64(m.header.TableOffset)+4*int64(block), format, args...))
+	}
+	look := func(i int) bool {
+		s := m.blockSpan(i)
+		for _, x := range meta {
+			if s.overlaps(x) && !tell(i, BlockInMetadata, "block %d lies on the metadata at %d", i, x.start) {
+				return false
+			}
+		}
+		if s.end > m.dataEnd && !tell(i, BlockPastEnd, "block %d ends %d bytes behind it", i, s.end-m.dataEnd) {
+			return false
+		}
+		if top >= 0 && m.blockSpan(top).overlaps(s) {
+			if !tell(top, BlocksOverlap, "blocks %d and %d", top, i) || !tell(i, BlocksOverlap, "blocks %d and %d", top, i) {
+				return false
+			}
+		}
+		if top < 0 || s.end > m.blockSpan(top).end {
+			top = i
+		}
+		return true
+	}
+	m.inPlaceOrder(look)
+}
+
+// inPlaceOrder calls look for each allocated block in the order of their places, until it returns false.
+func (m *Image) inPlaceOrder(look func(block int) bool) {
+	last, rising, used := uint32(0), true, 0
+	for _, e := range m.bat {
+		if e != unallocated {
+			rising = rising && e >= last
+			last, used = e, used+1
+		}
+	}
+	if used == 0 {
+		return
+	}
+	if rising {
+		for i, e := range m.bat {
+			if e != unallocated && !look(i) {
+				return
+			}
+		}
+		return
+	}
+	order := make([]uint32, 0, used)
+	for i, e := range m.bat {
+		if e != unallocated {
+			order = append(order, uint32(i))
+		}
+	}
+	slices.SortFunc(order, func(a, b uint32) int { return cmp.Compare(m.bat[a], m.bat[b]) })
+	for _, i := range order {
+		if !look(int(i)) {
+			return
+		}
+	}
+}
+
+// structureEnd returns where the last block or structure ends, in bytes; the footer belongs there. The room that is kept for
+// locators counts as far as the file has it: Windows keeps 64 KiB behind everything else.
+func (m *Image) structureEnd() int64 {
+	var end int64
+	for _, s := range m.metadata() {
+		end = max(end, s.end)
+	}
+	for _, l := range m.header.Locators {
+		if l.used() && l.Offset < uint64(m.dataEnd) {
+			if e := int64(l.Offset) + l.space(); e <= m.dataEnd {
+				end = max(end, e)
+			}
+		}
+	}
+	for _, e := range m.bat {
+		if e != unallocated {
+			end = max(end, int64(e)*sectorSize+m.blocks.bitmapSize+m.blocks.blockSize)
+		}
+	}
+	return end
 }
 
 // AllocatedBlocks returns the number of blocks that the file holds; for a fixed disk, 0.

@@ -51,6 +51,8 @@ var rules = map[string]rule{
 		"github.com/spf13/cobra"},
 	"cmd/synchronizer": {"api image media publish syncclient synchronizer internal/…",
 		"github.com/spf13/cobra github.com/klauspost/compress"},
+	"cmd/vhd-util": {"image vhd vhd/vhdfile internal/cli internal/durable internal/problem internal/progress internal/release",
+		"github.com/spf13/cobra"},
 
 	"internal/arch":    {"", ""},
 	"internal/busconn": {"", "github.com/godbus/dbus/v5"},

@@ -2,8 +2,11 @@
 // no file system.
 //
 // What a file says about its parent's place comes from outside. A path from a locator is only ever looked up beneath the
-// folder of the child and the folders that the caller names, never elsewhere, and a file that is found counts as the parent
-// only when its uuid is right.
+// folder of the child and the folders that the caller names, elsewhere only with Options.FollowPaths, and a file that is found
+// counts as the parent only when its uuid is right.
+//
+// It also shows the structures of a file as they are stored ([OpenFile], [Inspect]), and knows what tapdisk's tools keep beside the
+// disk: markers, and the journal of a resize.
 package vhdfile
 
 import (
@@ -44,6 +47,10 @@ type Options struct {
 	// Otherwise is asked for a parent that no folder has; nil: nobody is. It returns an error that wraps vhd.NoParent when it has
 	// none either.
 	Otherwise func(child *vhd.Image) (*vhd.Image, error)
+	// FollowPaths lets a child lead out of the folders, by an absolute path or one that climbs, to a VHD with the right uuid. It is
+	// for programs that people run on their own files. A raw parent, which nothing can tell from any other file, is taken from
+	// outside only beneath /dev, for a child that is there itself.
+	FollowPaths bool
 }
 
 // OpenChain opens the VHD at name for reading, and its parents, which are looked for beside their child first. It returns an
@@ -64,8 +71,7 @@ func (c *Chain) resolve(name string, o Options) error {
 	}
 	where := map[*vhd.Image]string{leaf: name}
 	c.Chain, err = vhd.Resolve(leaf, func(child *vhd.Image) (*vhd.Image, error) {
-		folders := append([]string{filepath.Dir(where[child])}, o.Dirs...)
-		p, at, err := c.findParent(child, folders)
+		p, at, err := c.searchParent(child, where[child], o)
 		if err == nil {
 			where[p] = at
 		} else if o.Otherwise != nil && errors.Is(err, vhd.NoParent) {
