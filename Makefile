@@ -10,7 +10,8 @@ export GORACE = atexit_sleep_ms=0
 
 FUZZTIME ?= 10m
 PARSERS = \
-	vhd:FuzzOpen layer:FuzzReadIndex image:FuzzVerifyManifest image:FuzzParseState cache:FuzzScan xec:FuzzParseValue xec:FuzzParseObject
+	vhd:FuzzOpen vhd:FuzzCheck vhd:FuzzRepair vhd/vhdfile:FuzzInspect \
+	layer:FuzzReadIndex image:FuzzVerifyManifest image:FuzzParseState cache:FuzzScan xec:FuzzParseValue xec:FuzzParseObject
 
 .PHONY: demo test build gate fuzz soak bench clean
 
@@ -38,7 +39,7 @@ gate:
 fuzz:
 	@for p in $(PARSERS); do \
 		echo "fuzz $$p"; \
-		$(GO) test ./$${p%%:*} -run '^$$' -fuzz "^$${p##*:}$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 20x || exit 1; \
+		$(GO) test ./$${p%%:*} -run '^$$' -fuzz "^$${p##*:}$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 1x || exit 1; \
 	done
 
 # The long versions of tests that are sampled in "make test".
