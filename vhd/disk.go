@@ -49,6 +49,13 @@ func Device() Option { return func(o *options) { o.device = true } }
 // OpenDisk opens the leaf in f, of fileSize bytes, for writing, and its parents for reading. Options apply to the leaf.
 // Nothing else may write to f meanwhile, which this package cannot know.
 func OpenDisk(f File, fileSize int64, parents []*Image, opts ...Option) (*Disk, error) {
+	var o options
+	for _, set := range opts {
+		set(&o)
+	}
+	if o.byGeometry {
+		return nil, errors.New("vhd: a disk that is opened by its geometry can only be read; nothing was changed")
+	}
 	leaf, err := Open(f, fileSize, opts...)
 	if err != nil {
 		return nil, err
@@ -58,11 +65,7 @@ func OpenDisk(f File, fileSize int64, parents []*Image, opts ...Option) (*Disk, 
 		return nil, err
 	}
 	d := newDisk(f, c, fileSize)
-	for _, set := range opts {
-		var o options
-		set(&o)
-		d.device = d.device || o.device
-	}
+	d.device = o.device
 	if leaf.header == nil {
 		d.end = leaf.footer.Size
 		return d, d.finishGrowth()

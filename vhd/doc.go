@@ -27,5 +27,6 @@
 // with an [Error] that names the [Fault]; what is unusual but safe to read is listed by [Image.Warnings]. Damage never
 // reads as zeros.
 //
-// The size of a disk is its footer's current size, whoever made the file: the geometry is a property, not a size.
+// The size of a disk is its footer's current size, whoever made the file: the geometry is a property, not a size, unless
+// [ByGeometry] asks for it.
 package vhd

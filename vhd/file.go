@@ -39,13 +39,20 @@ type footersSeen struct {
 type Option func(*options)
 
 type options struct {
-	salvage bool
-	device  bool
+	salvage    bool
+	device     bool
+	byGeometry bool
 }
 
 // Salvage opens a dynamic or differencing file whose block table has unusable entries, such as one that was cut short: they
 // read as not allocated and are listed as warnings. Only for a reader that checks the content by other means.
 func Salvage() Option { return func(o *options) { o.salvage = true } }
+
+// ByGeometry opens a disk as large as its geometry says, not as its size says: what a guest of Virtual PC could reach. A geometry
+// that says nothing, because it is the largest there is, leaves the size as it is; one that is empty or larger than the size is
+// refused with [WrongGeometry]. Such an Image is for reading: [OpenDisk] refuses the option, as its footer would tell the wrong
+// size.
+func ByGeometry() Option { return func(o *options) { o.byGeometry = true } }
 
 // Open reads and checks the metadata of the VHD in the first fileSize bytes of r. It needs memory for the block table, 4
 // bytes a block. It returns an *[Error] for a file that is not safe to read, and r's own error when reading fails.
@@ -67,6 +74,13 @@ func Open(r io.ReaderAt, fileSize int64, opts ...Option) (*Image, error) {
 		if e := m.fixedFault(); e != nil {
 			return nil, e
 		}
+	}
+	if o.byGeometry {
+		if err := m.sizeByGeometry(); err != nil {
+			return nil, err
+		}
+	}
+	if m.footer.Type == Fixed {
 		return m, nil
 	}
 	if faults, err := m.readHeader(); err != nil || len(faults) > 0 {
@@ -85,6 +99,21 @@ func Open(r io.ReaderAt, fileSize int64, opts ...Option) (*Image, error) {
 		m.warn(fault(Encrypted, b.headAt, ""))
 	}
 	return m, nil
+}
+
+// sizeByGeometry makes the disk as large as its geometry says.
+func (m *Image) sizeByGeometry() error {
+	size := m.footer.Geometry.Size()
+	switch {
+	case m.footer.Geometry == Geometry{65535, 16, 255}:
+		return nil
+	case size <= 0 || size > m.footer.Size:
+		return fault(WrongGeometry, -1, "%s makes %d bytes, the size says %d", m.footer.Geometry, size, m.footer.Size)
+	}
+	ft := *m.footer
+	ft.Size = size
+	m.footer = &ft
+	return nil
 }
 
 // Raw returns an Image of a raw disk: the parent of a differencing disk whose parent uuid is nil, as tapdisk makes them.
