@@ -35,7 +35,7 @@ gate:
 	$(GO) mod tidy -diff
 	CGO_ENABLED=0 $(GO) build ./...
 
-# Each parser of foreign bytes, for FUZZTIME.
+# Each parser of foreign bytes, for FUZZTIME: a time, or a number of inputs as 3000x.
 fuzz:
 	@for p in $(PARSERS); do \
 		echo "fuzz $$p"; \
