@@ -90,12 +90,22 @@ func (m *Image) readTable() (faults []*Error, err error) {
 		if err := readFull(m.r, buf[:4*len(part)], int64(h.TableOffset)+4*int64(len(m.bat)-len(rest))); err != nil {
 			return nil, err
 		}
-		for i := range part {
-			part[i] = binary.BigEndian.Uint32(buf[4*i:])
-		}
+		decodeTable(part, buf)
 		rest = rest[len(part):]
 	}
 	return nil, nil
+}
+
+// decodeTable reads entries from b, two at a time: opening a long chain is mostly this.
+func decodeTable(entries []uint32, b []byte) {
+	for len(entries) >= 2 {
+		two := binary.BigEndian.Uint64(b)
+		entries[0], entries[1] = uint32(two>>32), uint32(two)
+		entries, b = entries[2:], b[8:]
+	}
+	if len(entries) == 1 {
+		entries[0] = binary.BigEndian.Uint32(b)
+	}
 }
 
 // blockSpan returns the range of the file that block i needs: its bitmap, and its data up to the end of the disk.
