@@ -223,7 +223,7 @@ func fetch(t testing.TB, s *cache.Source, w cache.Wanted) harvest {
 			t.Errorf("frame of %s for block %s", f.Digest.Short(), d.Short())
 		}
 		if err == nil {
-			err = dec.Block(b, f, packed)
+			err = dec.Block(b, f, packed, nil)
 		}
 		if err != nil {
 			h.bad[d] = err

@@ -24,7 +24,7 @@ var ErrGone = errors.New("the medium is gone")
 type Wanted struct {
 	// Blocks has the digests of the blocks to get.
 	Blocks map[image.Digest]bool
-	// Layers are those that hold the blocks, for recognising parts of them.
+	// Layers are those that hold the blocks, for recognising parts of them. Their frames may refer to the disk they start from.
 	Layers []*layer.Index
 	// Disks are the states on the way, for recognising VHD files.
 	Disks []Disk
@@ -78,11 +78,13 @@ func (inv *Inventory) Source(w Wanted) *Source {
 	return s
 }
 
-// addLayer claims the frames of x that f is long enough to hold.
+// addLayer claims the frames of x that f is long enough to hold. Those that refer to x's From are of use where that is there: with
+// a layer that starts from the same disk.
 func (s *Source) addLayer(f *file, x *layer.Index, w Wanted) {
+	from := slices.ContainsFunc(w.Layers, func(l *layer.Index) bool { return l.From() == x.From() })
 	for i := range x.Len() {
 		fr := x.Frame(i)
-		if !fr.Alone() || !w.Blocks[fr.Digest] || fr.Offset+int64(fr.Length) > f.size {
+		if fr.Codec == layer.Zero || !fr.Alone() && !from || !w.Blocks[fr.Digest] || fr.Offset+int64(fr.Length) > f.size {
 			continue
 		}
 		if _, there := s.places[fr.Digest]; !there {
@@ -100,11 +102,11 @@ func (inv *Inventory) addPart(s *Source, x *layer.Index, w Wanted) {
 	}
 }
 
-// beginsWith decodes the first frame that has bytes.
+// beginsWith checks the first frame that has bytes.
 func beginsWith(f *file, x *layer.Index) bool {
 	for i := range x.Len() {
 		fr := x.Frame(i)
-		if !fr.Alone() {
+		if fr.Codec == layer.Zero {
 			continue
 		}
 		if fr.Offset+int64(fr.Length) > f.size {
@@ -116,7 +118,7 @@ func beginsWith(f *file, x *layer.Index) bool {
 		}
 		dec := layer.NewDecoder(1)
 		defer dec.Close()
-		return dec.Block(make([]byte, image.BlockSize), fr, packed) == nil
+		return dec.Check(make([]byte, image.BlockSize), fr, packed) == nil
 	}
 	return false
 }

@@ -34,7 +34,7 @@ func (s *Store) install(ctx context.Context, x *layer.Index, from image.State, r
 		return nil, err
 	}
 	in := &installer{
-		store: s, x: x, p: p, tally: t, role: role,
+		store: s, x: x, from: from, p: p, tally: t, role: role,
 		budget: semaphore.NewWeighted(inFlight), dec: layer.NewDecoder(runtime.GOMAXPROCS(0)),
 	}
 	defer in.dec.Close()
@@ -65,6 +65,7 @@ func (s *Store) nameGolden(to image.State) error {
 type installer struct {
 	store  *Store
 	x      *layer.Index
+	from   image.State
 	p      *part
 	tally  *Tally
 	role   image.Role
@@ -325,7 +326,14 @@ func (in *installer) place(ctx context.Context, jobs <-chan job, fetched <-chan 
 func (in *installer) placeOne(ctx context.Context, j job, block, scratch []byte) error {
 	d, n := j.frame.Digest, int64(len(j.packed))
 	kind := in.board.sources[j.source].Kind()
-	if err := in.dec.Block(block, j.frame, j.packed); err != nil {
+	err := in.dec.Block(block, j.frame, j.packed, in.p.from())
+	if err != nil {
+		err = in.blame(j, block, err)
+	}
+	if errors.Is(err, layer.ErrFrom) {
+		return err
+	}
+	if err != nil {
 		in.tally.wasted(kind, n)
 		in.board.fail(j.source, d, n, err)
 		return nil
@@ -344,6 +352,23 @@ func (in *installer) placeOne(ctx context.Context, j job, block, scratch []byte)
 		in.tally.wasted(kind, n)
 	}
 	return in.syncSometimes(int64(len(in.blocks[d])) * image.BlockSize)
+}
+
+// blame finds out whose fault it is that a frame does not give its block. One with the right check sum that refers to the disk
+// below is good, so it is this machine's disk that must be looked at before the source is.
+func (in *installer) blame(j job, block []byte, err error) error {
+	if errors.Is(err, layer.ErrFrom) {
+		return err
+	}
+	for _, b := range layer.References(j.frame, j.packed) {
+		if err := readBlock(in.p.parents, block, b); err != nil {
+			return fmt.Errorf("%w: %w", layer.ErrFrom, err)
+		}
+		if err := layer.CheckBlock(block, b, in.from.Block(b)); err != nil {
+			return fmt.Errorf("%w: %w", layer.ErrFrom, err)
+		}
+	}
+	return err
 }
 
 func (in *installer) syncSometimes(n int64) error {

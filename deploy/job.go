@@ -236,7 +236,7 @@ func (c *checked) check(ctx context.Context, role image.Role, x *layer.Index, t 
 		mu.Lock()
 		defer mu.Unlock()
 		t.add(int64(len(packed)))
-		if err == nil && dec.Block(block, f, packed) == nil {
+		if err == nil && dec.Check(block, f, packed) == nil {
 			c.good[d] = true
 		}
 		return nil
@@ -262,6 +262,9 @@ func explain(ctx context.Context, err error, p *Plan) error {
 		return problem.New("DS-INTERRUPTED", problem.Interrupted, nil, "interrupted; "+what, safe, again)
 	case isUntrusted(err):
 		return untrustedLayer(err, what, safe)
+	case errors.Is(err, layer.ErrFrom):
+		return problem.New("DS-DISK-DAMAGED", problem.Damaged, err, "the installed disk that the difference starts from is damaged; "+what, safe,
+			"run `verify --repair` on the VM first, which gets good copies of the damaged blocks")
 	}
 	if _, ok := errors.AsType[*problem.Problem](err); ok {
 		return err
@@ -278,6 +281,10 @@ func isUntrusted(err error) bool {
 }
 
 func untrustedLayer(err error, what, safe string) error {
+	if errors.Is(err, layer.ErrNewer) {
+		return problem.New("DS-NEWER", problem.Failure, err, "a layer needs a newer release of this program; "+what, safe,
+			"install the present release on this machine, then run the same command again")
+	}
 	return problem.New("DS-UNTRUSTED-LAYER", problem.Untrusted, err, what, safe, "tell the administrator: the Synchronizer's layers do not fit its manifest")
 }
 

@@ -3,6 +3,7 @@ package deploy
 import (
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 
 	"disksync/image"
@@ -119,6 +120,14 @@ func (p *part) Close() {
 	if p.parents != nil {
 		p.parents.Close()
 	}
+}
+
+// from returns the disk that the part's layer starts from; nil for a full image.
+func (p *part) from() io.ReaderAt {
+	if p.parents == nil {
+		return nil
+	}
+	return p.parents
 }
 
 // put makes block the content b: exactly the sectors that differ from what the disk has there are written, so that a

@@ -233,9 +233,6 @@ func (j *Job) planDisk(ctx context.Context, d *image.Disk) (DiskPlan, error) {
 		if err != nil {
 			return DiskPlan{}, err
 		}
-		if err := checkCodecs(x); err != nil {
-			return DiskPlan{}, err
-		}
 		next, err := x.Apply(state)
 		if err != nil {
 			return DiskPlan{}, fmt.Errorf("%w: %w", ErrPlan, err)
@@ -295,17 +292,6 @@ func (p *planner) step(dp *DiskPlan, st *Step) error {
 	}
 	// The golden VHD's tables, those of a leaf on top of it, and the digest list.
 	p.Needed += 2*emptyVHD(st.index.Size()) + image.EncodedStateSize(st.index.Size())
-	return nil
-}
-
-// checkCodecs refuses a layer that this program cannot unpack, before anything is fetched of it.
-func checkCodecs(x *layer.Index) error {
-	for i := range x.Len() {
-		if f := x.Frame(i); f.Codec != layer.Zero && !f.Alone() {
-			return problem.New("DS-NEWER", problem.Failure, layer.ErrCodec, fmt.Sprintf("layer %s needs a newer release of this program", x.ID().Short()),
-				"nothing was changed", "install the present release on this machine, then run the same command again")
-		}
-	}
 	return nil
 }
 

@@ -3,23 +3,35 @@ package layer
 import (
 	"errors"
 	"fmt"
+	"hash/crc32"
+	"io"
+	"sync"
 
 	"github.com/klauspost/compress/zstd"
 
 	"disksync/image"
+	"disksync/internal/lzma"
 )
 
 // ErrCorrupt is returned for a frame that does not give the block that the index promises. The same bytes from the same
 // place will not do either; another source may have good ones.
 var ErrCorrupt = errors.New("block damaged")
 
-// ErrCodec is returned for a frame of a codec that this program cannot decode.
-var ErrCodec = errors.New("made by a newer program: unknown kind of frame")
+// Decoder turns frames into blocks. It is safe for concurrent use; at most the given number of goroutines decode zstd frames at
+// once.
+type Decoder struct {
+	z     *zstd.Decoder
+	delta sync.Pool // of *deltaDecoder
+}
 
-// Decoder turns frames into blocks. It is safe for concurrent use; at most the given number of goroutines decode at once.
-type Decoder struct{ z *zstd.Decoder }
+// deltaDecoder is what one goroutine needs for a frame with references: 10 MiB at most.
+type deltaDecoder struct {
+	lzma lzma.Decoder
+	buf  []byte // the base, then the coded sectors
+}
 
-// NewDecoder returns a Decoder for that many goroutines, each of which costs a few hundred KiB.
+// NewDecoder returns a Decoder for that many goroutines, each of which costs a few hundred KiB, and up to 10 MiB where frames have
+// references.
 func NewDecoder(goroutines int) *Decoder {
 	z, err := zstd.NewReader(nil,
 		zstd.WithDecoderConcurrency(max(goroutines, 1)),
@@ -28,15 +40,17 @@ func NewDecoder(goroutines int) *Decoder {
 	if err != nil {
 		panic("layer: internal error: zstd options: " + err.Error())
 	}
-	return &Decoder{z: z}
+	return &Decoder{z: z, delta: sync.Pool{New: func() any { return new(deltaDecoder) }}}
 }
 
 // Close frees the decoder. It must not be used afterwards.
 func (d *Decoder) Close() { d.z.Close() }
 
-// Block writes the block of frame f, whose bytes in the file are packed, to dst, which has BlockSize bytes. It returns
-// ErrCorrupt unless the block's digest is the frame's; dst then holds nothing of use.
-func (d *Decoder) Block(dst []byte, f Frame, packed []byte) error {
+// Block writes the block of frame f, whose bytes in the file are packed, to dst, which has BlockSize bytes. from is the content
+// of the disk that f's layer starts from, which only a frame that is not Alone needs; it is read concurrently. Block returns
+// ErrCorrupt unless the block's digest is the frame's, and ErrFrom when from cannot be read; dst then holds nothing of use. A
+// from with another content than the layer's From gives ErrCorrupt as well; see References.
+func (d *Decoder) Block(dst []byte, f Frame, packed []byte, from io.ReaderAt) error {
 	if len(packed) != f.Length {
 		return fmt.Errorf("%w: block %d: %d bytes of %d", ErrCorrupt, f.Block, len(packed), f.Length)
 	}
@@ -57,10 +71,95 @@ func (d *Decoder) Block(dst []byte, f Frame, packed []byte) error {
 		if &out[0] != &dst[0] {
 			copy(dst, out)
 		}
+	case Difference:
+		if err := d.difference(dst, f, packed, from); err != nil {
+			return err
+		}
 	default:
-		return fmt.Errorf("block %d: codec %d: %w", f.Block, f.Codec, ErrCodec)
+		return fmt.Errorf("%w: block %d: codec %d", ErrCorrupt, f.Block, f.Codec)
 	}
 	return CheckBlock(dst, f.Block, f.Digest)
+}
+
+// Check checks a frame without the disk that its layer starts from: by the block it gives if it is Alone, else by the check sum
+// of its own bytes. dst has BlockSize bytes for the former.
+func (d *Decoder) Check(dst []byte, f Frame, packed []byte) error {
+	if f.Codec != Difference {
+		return d.Block(dst, f, packed, nil)
+	}
+	_, _, err := checkPacked(f, packed)
+	return err
+}
+
+// crcTable is that of the check sums of Difference frames.
+var crcTable = crc32.MakeTable(crc32.Castagnoli)
+
+// checkPacked returns the head of a Difference frame and the packed bytes behind it. They are what the layer's maker wrote, or
+// the error is ErrCorrupt.
+func checkPacked(f Frame, packed []byte) (*difference, []byte, error) {
+	if got := crc32.Checksum(packed, crcTable); got != f.sum {
+		return nil, nil, fmt.Errorf("%w: block %d: the frame has check sum %08x, want %08x", ErrCorrupt, f.Block, got, f.sum)
+	}
+	head, packed, err := parseDifference(packed, f.fromSize)
+	if err != nil {
+		return nil, nil, fmt.Errorf("%w: block %d: %w", ErrCorrupt, f.Block, err)
+	}
+	return head, packed, nil
+}
+
+func (d *Decoder) difference(dst []byte, f Frame, packed []byte, from io.ReaderAt) error {
+	head, packed, err := checkPacked(f, packed)
+	if err != nil {
+		return err
+	}
+	if from == nil && len(head.refs) > 0 {
+		return fmt.Errorf("block %d: %w: it is not here", f.Block, ErrFrom)
+	}
+	w := d.delta.Get().(*deltaDecoder)
+	defer d.delta.Put(w)
+	base := head.base() * image.SectorSize
+	size := base + head.coded()*image.SectorSize
+	if cap(w.buf) < size {
+		w.buf = make([]byte, size)
+	}
+	w.buf = w.buf[:size]
+	if err := head.readBase(from, w.buf[:base]); err != nil {
+		return fmt.Errorf("block %d: %w", f.Block, err)
+	}
+	if size > base {
+		err = w.lzma.Decode(w.buf, base, packed)
+	} else if len(packed) > 0 {
+		err = errDifference
+	}
+	if err != nil {
+		return fmt.Errorf("%w: block %d: %w", ErrCorrupt, f.Block, err)
+	}
+	head.build(dst, w.buf[:base], w.buf[base:])
+	return nil
+}
+
+// References returns the numbers of the blocks of the From disk that a frame refers to, each once. When a good frame does not
+// give the right block, it is one of these that is wrong. A frame that is Alone has none, and neither has a damaged one.
+func References(f Frame, packed []byte) []int {
+	if f.Codec != Difference {
+		return nil
+	}
+	head, _, err := checkPacked(f, packed)
+	if err != nil {
+		return nil
+	}
+	const perBlock = image.BlockSize / image.SectorSize
+	var blocks []int
+	seen := map[int]bool{}
+	for _, r := range head.refs {
+		for b := r.at / perBlock; b <= (r.end()-1)/perBlock; b++ {
+			if !seen[b] {
+				seen[b] = true
+				blocks = append(blocks, b)
+			}
+		}
+	}
+	return blocks
 }
 
 // CheckBlock returns ErrCorrupt unless the digest of p, a whole block, is want. block is for the message.

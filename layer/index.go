@@ -19,11 +19,7 @@ const (
 
 	indexHeaderSize = 112
 	frameEntrySize  = 56
-	refEntrySize    = 16
 	formatVersion   = 1
-
-	maxFrameRefs  = 4096
-	maxDictionary = 8 << 20
 
 	fileMagic    = "\x89DSL\r\n\x1a\n"
 	indexMagic   = "DSLINDEX"
@@ -33,6 +29,8 @@ const (
 var (
 	// ErrFormat is returned for bytes that are not a layer, or not one that this program reads.
 	ErrFormat = errors.New("not a layer")
+	// ErrNewer comes with ErrFormat where a format says that it is another one than this program reads.
+	ErrNewer = errors.New("made by a newer program")
 	// ErrMismatch is returned for a well-formed layer that does not lead from the given state to the one it names.
 	ErrMismatch = errors.New("layer does not fit")
 )
@@ -42,10 +40,10 @@ type Codec uint8
 
 // The codecs.
 const (
-	Zero     Codec = iota // nothing: the block becomes zero
-	Stored                // the block as it is
-	Zstd                  // one zstd frame
-	ZstdRefs              // one zstd frame with a dictionary of ranges of the From disk
+	Zero       Codec = iota // nothing: the block becomes zero
+	Stored                  // the block as it is
+	Zstd                    // one zstd frame
+	Difference              // pieces of the From disk, and LZMA with such pieces as its dictionary
 )
 
 // Frame describes the frame of one block.
@@ -55,11 +53,12 @@ type Frame struct {
 	Length int          // of the frame in the file, bytes
 	Offset int64        // in the file
 	Digest image.Digest // of the block that results
-	refs   int
-	first  int
+
+	fromSize int64  // of the layer's From disk
+	sum      uint32 // of the frame's bytes; of a Difference
 }
 
-// Alone reports whether the frame's bytes give the block without anything else.
+// Alone reports whether the frame's bytes give the block without anything else, rather than with ranges of the From disk.
 func (f Frame) Alone() bool { return f.Codec == Stored || f.Codec == Zstd }
 
 // Index is the table of a layer's frames. It is immutable and safe for concurrent use.
@@ -68,7 +67,7 @@ type Index struct {
 	id             image.LayerID
 	from, to       image.StateID
 	fromSize, size int64
-	frames, refs   int
+	frames         int
 }
 
 // ParseIndex reads an index and checks that its name is want, and that it satisfies the format in itself. It keeps b.
@@ -95,10 +94,10 @@ func (x *Index) parseHeader() error {
 		return errors.New("no magic")
 	}
 	if v := be32(b[8:]); v != formatVersion {
-		return fmt.Errorf("version %d, this program reads %d", v, formatVersion)
+		return fmt.Errorf("%w: version %d, this program reads %d", ErrNewer, v, formatVersion)
 	}
-	if be32(b[12:]) != 0 || be32(b[108:]) != 0 {
-		return errors.New("unknown flags")
+	if be32(b[12:]) != 0 || be32(b[104:]) != 0 || be32(b[108:]) != 0 {
+		return fmt.Errorf("%w: unknown flags", ErrNewer)
 	}
 	copy(x.from[:], b[16:])
 	copy(x.to[:], b[48:])
@@ -116,19 +115,19 @@ func (x *Index) parseHeader() error {
 	if bs := be32(b[96:]); bs != image.BlockSize {
 		return fmt.Errorf("block size %d", bs)
 	}
-	frames, refs := be32(b[100:]), be32(b[104:])
+	frames := be32(b[100:])
 	if int64(frames) > int64(image.BlockCount(x.size)) {
 		return fmt.Errorf("%d frames for %d blocks", frames, image.BlockCount(x.size))
 	}
-	if want := indexHeaderSize + uint64(frames)*frameEntrySize + uint64(refs)*refEntrySize; uint64(len(b)) != want {
+	if want := indexHeaderSize + uint64(frames)*frameEntrySize; uint64(len(b)) != want {
 		return fmt.Errorf("%d bytes, want %d", len(b), want)
 	}
-	x.frames, x.refs = int(frames), int(refs)
+	x.frames = int(frames)
 	return nil
 }
 
 func (x *Index) checkFrames() error {
-	offset, refs, last := int64(HeaderSize), 0, -1
+	offset, last := int64(HeaderSize), -1
 	for i := range x.frames {
 		e := x.entry(i)
 		f := x.Frame(i)
@@ -136,55 +135,33 @@ func (x *Index) checkFrames() error {
 			return fmt.Errorf("frame %d: block %d after %d", i, f.Block, last)
 		}
 		last = f.Block
-		if e[5] != 0 || f.first != refs || f.refs > x.refs-refs || f.Offset != offset {
+		if e[5] != 0 || e[6] != 0 || e[7] != 0 || f.sum != 0 && f.Codec != Difference || f.Offset != offset {
 			return fmt.Errorf("frame %d: entry does not continue the one before", i)
 		}
 		if err := x.checkFrame(f); err != nil {
 			return fmt.Errorf("frame %d: %w", i, err)
 		}
 		offset += int64(f.Length)
-		refs += f.refs
-	}
-	if refs != x.refs {
-		return fmt.Errorf("%d references, frames have %d", x.refs, refs)
 	}
 	return nil
 }
 
 func (x *Index) checkFrame(f Frame) error {
-	isRefs := f.Codec == ZstdRefs
-	if isRefs != (f.refs > 0) || f.refs > maxFrameRefs || isRefs && x.from.IsZero() {
-		return fmt.Errorf("codec %d with %d references", f.Codec, f.refs)
-	}
 	ok := false
 	switch f.Codec {
 	case Zero:
 		ok = f.Length == 0 && f.Digest.IsZero() && !x.from.IsZero()
 	case Stored:
 		ok = f.Length == image.BlockSize && !f.Digest.IsZero()
-	case Zstd, ZstdRefs:
+	case Zstd:
 		ok = f.Length > 0 && f.Length < image.BlockSize && !f.Digest.IsZero()
+	case Difference:
+		ok = f.Length > 0 && f.Length < image.BlockSize && !f.Digest.IsZero() && !x.from.IsZero()
 	default:
-		return fmt.Errorf("unknown codec %d", f.Codec)
+		return fmt.Errorf("%w: codec %d", ErrNewer, f.Codec)
 	}
 	if !ok {
 		return fmt.Errorf("codec %d with %d bytes", f.Codec, f.Length)
-	}
-	return x.checkRefs(f)
-}
-
-func (x *Index) checkRefs(f Frame) error {
-	total := 0
-	for i := range f.refs {
-		e := x.raw[indexHeaderSize+x.frames*frameEntrySize+(f.first+i)*refEntrySize:]
-		off, n := binary.BigEndian.Uint64(e), be32(e[8:])
-		if be32(e[12:]) != 0 || n == 0 || n > maxDictionary || off > uint64(x.fromSize) || uint64(n) > uint64(x.fromSize)-off {
-			return fmt.Errorf("reference to %d bytes at %d", n, off)
-		}
-		total += int(n)
-	}
-	if total > maxDictionary {
-		return fmt.Errorf("a dictionary of %d bytes", total)
 	}
 	return nil
 }
@@ -218,7 +195,7 @@ func (x *Index) Len() int { return x.frames }
 func (x *Index) Frame(i int) Frame {
 	e := x.entry(i)
 	f := Frame{
-		Block: int(be32(e)), Codec: Codec(e[4]), refs: int(binary.BigEndian.Uint16(e[6:])), first: int(be32(e[8:])),
+		Block: int(be32(e)), Codec: Codec(e[4]), fromSize: x.fromSize, sum: be32(e[8:]),
 		Length: int(be32(e[12:])), Offset: int64(binary.BigEndian.Uint64(e[16:])),
 	}
 	copy(f.Digest[:], e[24:])
@@ -233,6 +210,16 @@ func (x *Index) Find(block int) (f Frame, ok bool) {
 	}
 	f = x.Frame(i)
 	return f, f.Block == block
+}
+
+// Refers reports whether some frame needs the disk that the layer starts from.
+func (x *Index) Refers() bool {
+	for i := range x.frames {
+		if Codec(x.entry(i)[4]) == Difference {
+			return true
+		}
+	}
+	return false
 }
 
 // IndexOffset returns where the index is in the layer's file: behind the last frame.

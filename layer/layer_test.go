@@ -73,7 +73,7 @@ func open(t testing.TB, b []byte) layer.Source {
 
 func readDisk(t testing.TB, path ...layer.Source) []byte {
 	t.Helper()
-	r, err := layer.NewReader(path)
+	r, err := layer.NewReader(path, new(memScratch))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -255,7 +255,7 @@ func TestVerifyFindsEveryFlip(t *testing.T) {
 		bad[f.Offset+int64(f.Length)/2] ^= 0x10
 		var mu sync.Mutex
 		var got []int
-		err := layer.Verify(context.Background(), bytes.NewReader(bad), x, func(f layer.Frame, err error) error {
+		err := layer.Verify(context.Background(), bytes.NewReader(bad), x, nil, func(f layer.Frame, err error) error {
 			if err != nil {
 				mu.Lock()
 				got = append(got, f.Block)
@@ -287,7 +287,7 @@ func TestPartIsUsable(t *testing.T) {
 		t.Errorf("index of a part: %v", err)
 	}
 	var good atomic.Int32
-	err := layer.Verify(context.Background(), bytes.NewReader(part), x, func(_ layer.Frame, err error) error {
+	err := layer.Verify(context.Background(), bytes.NewReader(part), x, nil, func(_ layer.Frame, err error) error {
 		if err == nil {
 			good.Add(1)
 		}
@@ -364,4 +364,25 @@ func FuzzReadIndex(f *testing.F) {
 			}
 		}
 	})
+}
+
+// memScratch is scratch room in memory.
+type memScratch struct {
+	mu sync.Mutex
+	b  []byte
+}
+
+func (m *memScratch) ReadAt(p []byte, off int64) (int, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return bytes.NewReader(m.b).ReadAt(p, off)
+}
+
+func (m *memScratch) WriteAt(p []byte, off int64) (int, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if end := int(off) + len(p); end > len(m.b) {
+		m.b = append(m.b, make([]byte, end-len(m.b))...)
+	}
+	return copy(m.b[off:], p), nil
 }

@@ -11,10 +11,11 @@ import (
 	"disksync/image"
 )
 
-// Verify reads the frames of the layer x from r in the order of the file and decodes each on all processors. It calls
-// visit with each frame and the error of reading or checking it, nil for a good one, from several goroutines at once;
-// visit's own error ends the work and is returned.
-func Verify(ctx context.Context, r io.ReaderAt, x *Index, visit func(f Frame, err error) error) error {
+// Verify reads the frames of the layer x from r in the order of the file and decodes each on all processors, with from, the
+// disk that the layer starts from. Where that is nil, of a frame that is not Alone only the check sum of its own bytes is
+// compared. Verify calls visit with each frame and the error of reading or checking it, nil for a good one, from several
+// goroutines at once; visit's own error ends the work and is returned.
+func Verify(ctx context.Context, r io.ReaderAt, x *Index, from io.ReaderAt, visit func(f Frame, err error) error) error {
 	workers := runtime.GOMAXPROCS(0)
 	dec := NewDecoder(workers)
 	defer dec.Close()
@@ -40,7 +41,10 @@ func Verify(ctx context.Context, r io.ReaderAt, x *Index, visit func(f Frame, er
 			if readErr != nil {
 				return visit(f, fmt.Errorf("block %d: %w", f.Block, readErr))
 			}
-			return visit(f, dec.Block(b.block, f, packed))
+			if from == nil {
+				return visit(f, dec.Check(b.block, f, packed))
+			}
+			return visit(f, dec.Block(b.block, f, packed, from))
 		})
 	}
 	return waitCause(g, ctx)

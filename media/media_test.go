@@ -19,6 +19,7 @@ import (
 	"disksync/api"
 	"disksync/cache"
 	"disksync/image"
+	"disksync/internal/testkit"
 	"disksync/internal/testkit/lab"
 	"disksync/layer"
 	"disksync/media"
@@ -115,11 +116,11 @@ func nameOf(t *testing.T, dir string, id image.LayerID) string {
 func (s *shop) checkPath(t *testing.T, v image.Version, paths []layer.Source) {
 	t.Helper()
 	for _, p := range paths {
-		if err := layer.Verify(t.Context(), p.R, p.Index, func(_ layer.Frame, err error) error { return err }); err != nil {
+		if err := layer.Verify(t.Context(), p.R, p.Index, nil, func(_ layer.Frame, err error) error { return err }); err != nil {
 			t.Errorf("layer %s: %v", p.Index.ID().Short(), err)
 		}
 	}
-	r, err := layer.NewReader(paths)
+	r, err := layer.NewReader(paths, testkit.Scratch(t))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -160,7 +160,7 @@ func path(t testing.TB, l *lab.Lab, name string, v image.Version, r image.Role) 
 // content returns a version's disk, read through its layers.
 func content(t testing.TB, l *lab.Lab, name string, v image.Version, r image.Role) []byte {
 	t.Helper()
-	rd, err := layer.NewReader(path(t, l, name, v, r))
+	rd, err := layer.NewReader(path(t, l, name, v, r), testkit.Scratch(t))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -207,10 +207,19 @@ func (p *run) disk(ctx context.Context, d Disk) (DiskResult, []image.UUID, error
 		return DiskResult{}, nil, err
 	}
 	defer spool.Close()
-	out, err := layer.Encode(ctx, spool, from, src, layer.EncodeOptions{
+	o := layer.EncodeOptions{
 		Level:    p.Level,
 		Progress: func(done int64) { p.Progress("pack "+string(d.Role), done, src.Size()) },
-	})
+	}
+	if from.Size > 0 {
+		before, c, err := p.openVersion(ctx, p.newest.Version, d.Role)
+		opened = append(opened, c...)
+		if err != nil {
+			return DiskResult{}, nil, fmt.Errorf("version %d, which the difference starts from: %w", p.newest.Version, err)
+		}
+		o.FromDisk = before
+	}
+	out, err := layer.Encode(ctx, spool, from, src, o)
 	if changed := src.Unchanged(); changed != nil {
 		return DiskResult{}, nil, changed
 	}
@@ -302,7 +311,11 @@ func (p *run) publishedParent(ctx context.Context, child *vhd.Image) (*vhd.Image
 		}
 	}
 	p.Warn(fmt.Sprintf("the parent %s is not beside its child; reading version %d of %s in its place", id, at.version, p.Image))
-	return p.openVersion(ctx, at.version, at.disk.Role, id)
+	rd, opened, err := p.openVersion(ctx, at.version, at.disk.Role)
+	if err != nil {
+		return nil, opened, err
+	}
+	return vhd.Content(id, rd, rd.Size()), opened, nil
 }
 
 // versionDisk is a disk of a version.
@@ -324,8 +337,9 @@ func (p *run) published(is func(api.DiskInfo) bool) []versionDisk {
 	return out
 }
 
-// openVersion opens the disk of a version as the parent with the uuid id.
-func (p *run) openVersion(ctx context.Context, v image.Version, r image.Role, id image.UUID) (*vhd.Image, []io.Closer, error) {
+// openVersion opens the disk of a version for reading at random: its blocks are got and unpacked when they are asked for. The
+// caller closes what it returns, with an error as well.
+func (p *run) openVersion(ctx context.Context, v image.Version, r image.Role) (*layer.Reader, []io.Closer, error) {
 	files, err := p.c.MediaFiles(ctx, p.Image, v)
 	if err != nil {
 		return nil, nil, err
@@ -345,11 +359,15 @@ func (p *run) openVersion(ctx context.Context, v image.Version, r image.Role, id
 		}
 		path = append(path, layer.Source{Index: x, R: at})
 	}
-	rd, err := layer.NewReader(path)
+	scratch, err := p.spoolFile()
 	if err != nil {
 		return nil, nil, err
 	}
-	return vhd.Content(id, rd, rd.Size()), []io.Closer{closer(rd.Close)}, nil
+	rd, err := layer.NewReader(path, scratch)
+	if err != nil {
+		return nil, []io.Closer{scratch}, err
+	}
+	return rd, []io.Closer{scratch, closer(rd.Close)}, nil
 }
 
 type closer func()

@@ -330,17 +330,17 @@ func (s *Server) storeUpload(ctx context.Context, id image.LayerID, u *upload) e
 	if err != nil {
 		return damaged("%v", err)
 	}
-	err = layer.Verify(ctx, f, x, func(fr layer.Frame, err error) error {
-		if err != nil {
-			return damaged("%v", err)
-		}
+	err = s.verifyLayer(ctx, f, x, func(n int64) {
 		s.mu.Lock()
-		u.done += int64(fr.Length)
+		u.done += n
 		s.mu.Unlock()
-		return nil
 	})
 	if ctx.Err() != nil {
 		return errInterrupted
+	}
+	// What is wrong with the stored layers that it refers to is not its fault.
+	if !errors.Is(err, layer.ErrFrom) && (errors.Is(err, layer.ErrCorrupt) || errors.Is(err, layer.ErrFormat)) {
+		return damaged("%v", err)
 	}
 	if err != nil {
 		return err
@@ -354,6 +354,23 @@ func (s *Server) storeUpload(ctx context.Context, id image.LayerID, u *upload) e
 		return err
 	}
 	return s.enterLayer(ctx, x)
+}
+
+// verifyLayer checks every frame of a layer. progress is told of each one's length, from several goroutines.
+func (s *Server) verifyLayer(ctx context.Context, f io.ReaderAt, x *layer.Index, progress func(n int64)) error {
+	var from io.ReaderAt
+	if x.Refers() {
+		d, err := s.openState(ctx, x.From())
+		if err != nil {
+			return fmt.Errorf("disk that the layer starts from: %w", err)
+		}
+		defer d.Close()
+		from = d
+	}
+	return layer.Verify(ctx, f, x, from, func(fr layer.Frame, err error) error {
+		progress(int64(fr.Length))
+		return err
+	})
 }
 
 func damaged(format string, args ...any) error {

@@ -32,7 +32,7 @@ var rules = map[string]rule{
 	"api":         {"image", ""},
 	"vhd":         {"image", ""},
 	"vhd/vhdfile": {"image vhd", "golang.org/x/sys"},
-	"layer":       {"image", "github.com/klauspost/compress golang.org/x/sync"},
+	"layer":       {"image internal/lzma", "github.com/klauspost/compress golang.org/x/sync"},
 	"config":      {"internal/durable", "github.com/pelletier/go-toml/v2"},
 	"cache":       {"image layer vhd", "golang.org/x/sys"},
 	"syncclient":  {"api image layer internal/problem", "golang.org/x/sys"},
@@ -62,6 +62,7 @@ var rules = map[string]rule{
 	"internal/demodisk":        {"", "github.com/diskfs/go-diskfs"},
 	"internal/durable":         {"", "golang.org/x/sys"},
 	"internal/faultfs":         {"internal/durable", ""},
+	"internal/lzma":            {"", ""},
 	"internal/netchaos":        {"", ""},
 	"internal/problem":         {"", ""},
 	"internal/progress":        {"", "github.com/schollz/progressbar/v3 golang.org/x/term"},
@@ -73,7 +74,7 @@ var rules = map[string]rule{
 }
 
 // pure packages take readers and bytes and return values: no files, no network, no clock, no logging.
-var pure = []string{"image", "vhd", "layer", "api"}
+var pure = []string{"image", "vhd", "layer", "api", "internal/lzma"}
 
 var notPure = []string{"os", "net", "net/http", "log", "log/slog", "os/exec", "syscall"}
 

@@ -1,0 +1,339 @@
+package layer
+
+import (
+	"bytes"
+	"io"
+	"slices"
+
+	"disksync/image"
+	"disksync/internal/lzma"
+)
+
+const (
+	sectorsInCluster = clusterSize / image.SectorSize
+	sectorsInBlock   = image.BlockSize / image.SectorSize
+	// regionClusters is the unit in which similar content is chosen.
+	regionClusters = 4
+	// maxDictionary bounds the similar content of a frame, in sectors: beyond it a decoder reads more than it gains.
+	maxDictionary = (maxBase - image.BlockSize) / image.SectorSize
+	// neighbours is how many regions beside one that is similar are taken along: what belongs to it often lies there.
+	neighbours = 2
+	// fewSectors is how many coded sectors of a block are not worth looking for elsewhere.
+	fewSectors = 64
+)
+
+// differ makes Difference frames. Each worker has one.
+type differ struct {
+	from    io.ReaderAt // the From disk
+	size    int64       // of the From disk
+	index   func() (*similar, error)
+	similar *similar // nil until it is needed
+	lzma    lzma.Encoder
+
+	old   []byte // the From disk's content of the same block
+	probe []byte // a cluster of the From disk
+	buf   []byte
+}
+
+// newDiffer returns a differ; index gives what is similar in the From disk, which takes reading all of it.
+func newDiffer(from io.ReaderAt, size int64, index func() (*similar, error)) *differ {
+	return &differ{
+		from: from, size: size, index: index,
+		old: make([]byte, image.BlockSize), probe: make([]byte, clusterSize),
+	}
+}
+
+// source says where sectors of the block come from.
+type source struct {
+	kind pieceKind
+	at   int // in the From disk, sectors; of copied ones
+}
+
+// encode appends the Difference frame of a block to out.
+func (d *differ) encode(out, block []byte, number int) ([]byte, error) {
+	if err := d.readOld(number); err != nil {
+		return nil, err
+	}
+	var from [sectorsInBlock]source
+	d.findSame(block, number*sectorsInBlock, from[:])
+	similar, err := d.findElsewhere(block, number, from[:])
+	if err != nil {
+		return nil, err
+	}
+	head, skip := assemble(from[:], similar)
+	base := head.base() * image.SectorSize
+	d.buf = slices.Grow(d.buf[:0], base+image.BlockSize)[:base]
+	if err := head.readBase(d.from, d.buf); err != nil {
+		return nil, err
+	}
+	at := 0
+	for _, p := range head.pieces {
+		n := p.n * image.SectorSize
+		if p.kind == coded {
+			d.buf = append(d.buf, block[at:at+n]...)
+		}
+		at += n
+	}
+	out = head.append(out)
+	if len(d.buf) > base {
+		out = d.lzma.Encode(out, d.buf, base, skip*image.SectorSize)
+	}
+	return out, nil
+}
+
+// readOld reads the same block of the From disk; zeros where that ends.
+func (d *differ) readOld(number int) error {
+	start := int64(number) * image.BlockSize
+	n := max(0, min(d.size-start, image.BlockSize))
+	clear(d.old[n:])
+	return readFrom(d.from, d.old[:n], start)
+}
+
+// findSame marks the sectors that are zero, and those that are as they were. start is the number of the block's first sector.
+func (d *differ) findSame(block []byte, start int, from []source) {
+	limit := int(d.size / image.SectorSize)
+	for i := range from {
+		at := i * image.SectorSize
+		b := block[at : at+image.SectorSize]
+		switch {
+		case image.IsZero(b):
+			from[i] = source{kind: zeroed}
+		case start+i < limit && bytes.Equal(b, d.old[at:at+image.SectorSize]):
+			from[i] = source{copied, start + i}
+		}
+	}
+}
+
+// findElsewhere marks the clusters that were somewhere else on the From disk, and returns the ranges that look like the rest. For
+// a few sectors, those around where they were must do: to look everywhere means to read the whole disk.
+func (d *differ) findElsewhere(block []byte, number int, from []source) ([]span, error) {
+	if countCoded(from) > fewSectors {
+		if d.similar == nil {
+			var err error
+			if d.similar, err = d.index(); err != nil {
+				return nil, err
+			}
+		}
+		if err := d.findMoved(block, from); err != nil {
+			return nil, err
+		}
+		return d.findSimilar(block, number*clustersInBlock, from, true), nil
+	}
+	return d.findSimilar(block, number*clustersInBlock, from, false), nil
+}
+
+// findMoved marks the clusters that were somewhere else.
+func (d *differ) findMoved(block []byte, from []source) error {
+	limit := int(d.size / image.SectorSize)
+	next := -1 // where the From disk may go on as the block does
+	for i := 0; i < sectorsInBlock; i += sectorsInCluster {
+		if !isCoded(from[i : i+sectorsInCluster]) {
+			next = -1
+			continue
+		}
+		found, err := d.findCluster(block[i*image.SectorSize:][:clusterSize], next, limit)
+		if err != nil {
+			return err
+		}
+		if next = -1; found < 0 {
+			continue
+		}
+		// What lies before a cluster that the table has may be one that it has lost.
+		for at, i := found, i; ; {
+			copyCluster(from[i:], at)
+			at, i = at-sectorsInCluster, i-sectorsInCluster
+			if i < 0 || at < 0 || !isCoded(from[i:i+sectorsInCluster]) {
+				break
+			}
+			if same, err := d.sameAt(block[i*image.SectorSize:][:clusterSize], at, limit); err != nil {
+				return err
+			} else if !same {
+				break
+			}
+		}
+		next = found + sectorsInCluster
+	}
+	return nil
+}
+
+func copyCluster(from []source, at int) {
+	for k := range sectorsInCluster {
+		from[k] = source{copied, at + k}
+	}
+}
+
+// findCluster returns the sector at which the From disk has a cluster's content, -1 when that is not known: first at next, then
+// where the table says.
+func (d *differ) findCluster(c []byte, next, limit int) (int, error) {
+	if next >= 0 {
+		if same, err := d.sameAt(c, next, limit); same || err != nil {
+			return next, err
+		}
+	}
+	if n, ok := d.similar.cluster(c); ok {
+		if same, err := d.sameAt(c, n*sectorsInCluster, limit); same || err != nil {
+			return n * sectorsInCluster, err
+		}
+	}
+	return -1, nil
+}
+
+func (d *differ) sameAt(c []byte, sector, limit int) (bool, error) {
+	if sector+sectorsInCluster > limit {
+		return false, nil
+	}
+	err := readFrom(d.from, d.probe, int64(sector)*image.SectorSize)
+	return err == nil && bytes.Equal(c, d.probe), err
+}
+
+// findSimilar returns the ranges of the From disk, in sectors and in order, that look like what is to be coded: the surroundings
+// of where that was, and the regions that share anchors with it, those that share most first.
+func (d *differ) findSimilar(block []byte, first int, from []source, everywhere bool) []span {
+	limit := int(d.size/clusterSize) / regionClusters
+	votes := map[int]int{} // by number of the region
+	for i := range clustersInBlock {
+		if !isCoded(from[i*sectorsInCluster:][:sectorsInCluster]) {
+			continue
+		}
+		if at := i * clusterSize; !image.IsZero(d.old[at : at+clusterSize]) {
+			votes[(first+i)/regionClusters] += 2
+		}
+		if !everywhere {
+			continue
+		}
+		d.similar.eachAnchor(block[i*clusterSize:][:clusterSize], func(h uint64) {
+			if n, ok := d.similar.anchors.find(h); ok {
+				votes[n/regionClusters]++
+			}
+		})
+	}
+	regions := choose(votes, limit)
+	slices.Sort(regions)
+	var out []span
+	for _, r := range regions {
+		s := span{r * regionClusters * sectorsInCluster, regionClusters * sectorsInCluster}
+		if n := len(out) - 1; n >= 0 && out[n].end() == s.at {
+			out[n].n += s.n
+		} else {
+			out = append(out, s)
+		}
+	}
+	return out
+}
+
+func isCoded(s []source) bool {
+	return slices.ContainsFunc(s, func(v source) bool { return v.kind == coded })
+}
+
+func countCoded(s []source) int {
+	n := 0
+	for _, v := range s {
+		if v.kind == coded {
+			n++
+		}
+	}
+	return n
+}
+
+// choose returns the regions with the most votes and some beside them, as many as a dictionary may have. Of regions with as many
+// votes the lower ones are taken.
+func choose(votes map[int]int, limit int) []int {
+	type vote struct{ region, n int }
+	all := make([]vote, 0, len(votes)*(2*neighbours+1))
+	beside := map[int]int{}
+	for r, n := range votes {
+		all = append(all, vote{r, 2 * n})
+		for i := 1; i <= neighbours; i++ {
+			beside[r-i] = max(beside[r-i], n)
+			beside[r+i] = max(beside[r+i], n)
+		}
+	}
+	for r, n := range beside {
+		if _, there := votes[r]; !there {
+			all = append(all, vote{r, n})
+		}
+	}
+	slices.SortFunc(all, func(a, b vote) int {
+		if a.n != b.n {
+			return b.n - a.n
+		}
+		return a.region - b.region
+	})
+	var out []int
+	for _, v := range all {
+		if len(out) == maxDictionary/(regionClusters*sectorsInCluster) {
+			break
+		}
+		if v.region >= 0 && v.region < limit {
+			out = append(out, v.region)
+		}
+	}
+	return out
+}
+
+// assemble puts the head of the frame together. In the base what is copied comes first, for nobody looks for matches there; skip
+// is its length in sectors. What is close to the coded bytes, at the end, costs least to refer to.
+func assemble(from []source, similar []span) (head *difference, skip int) {
+	head = &difference{}
+	copies := make([]span, 0, 64)
+	for i := 0; i < len(from); {
+		p := piece{kind: from[i].kind, n: 1}
+		for i+p.n < len(from) && from[i+p.n].kind == p.kind && (p.kind != copied || from[i+p.n].at == from[i].at+p.n) {
+			p.n++
+		}
+		if p.kind == copied {
+			p.at = from[i].at // in the From disk, for now
+			copies = append(copies, span{p.at, p.n})
+		}
+		head.pieces = append(head.pieces, p)
+		i += p.n
+	}
+	copies = join(copies)
+	// What there is no room for must be coded. A block has at most as many pieces as sectors, so this is rare.
+	if len(copies) > maxRefs/2 {
+		copies = copies[:maxRefs/2]
+	}
+	for i := range head.pieces {
+		p := &head.pieces[i]
+		if p.kind != copied {
+			continue
+		}
+		at, ok := place1(copies, p.at)
+		if !ok {
+			p.kind = coded
+			continue
+		}
+		p.at = at
+	}
+	head.refs = copies
+	skip = head.base()
+	if head.coded() > 0 {
+		head.refs = append(head.refs, similar[:min(len(similar), maxRefs-len(copies))]...)
+	}
+	return head, skip
+}
+
+// join sorts ranges and puts those together that touch or overlap.
+func join(s []span) []span {
+	slices.SortFunc(s, func(a, b span) int { return a.at - b.at })
+	out := s[:0]
+	for _, r := range s {
+		if n := len(out) - 1; n >= 0 && r.at <= out[n].end() {
+			out[n].n = max(out[n].end(), r.end()) - out[n].at
+			continue
+		}
+		out = append(out, r)
+	}
+	return out
+}
+
+// place1 returns where a sector of the From disk is in the joined ranges.
+func place1(refs []span, sector int) (at int, ok bool) {
+	for _, r := range refs {
+		if sector >= r.at && sector < r.end() {
+			return at + sector - r.at, true
+		}
+		at += r.n
+	}
+	return 0, false
+}

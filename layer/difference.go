@@ -1,0 +1,213 @@
+package layer
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+
+	"disksync/image"
+)
+
+// Limits of a difference frame: docs/format-layer.md, section 3.
+const (
+	// maxBase bounds what a frame refers to, in bytes: the memory of a decoder.
+	maxBase = 8 << 20
+	// maxRefs and maxPieces bound the tables of a frame.
+	maxRefs   = 4096
+	maxPieces = image.BlockSize / image.SectorSize
+)
+
+// span is a range of the From disk, or of what is joined of it, in sectors.
+type span struct{ at, n int }
+
+func (s span) end() int { return s.at + s.n }
+
+// pieceKind says where a piece of a block comes from.
+type pieceKind int
+
+const (
+	coded  pieceKind = iota // from the packed bytes
+	copied                  // from the base
+	zeroed                  // from nowhere
+	pieceKinds
+)
+
+// piece is a run of sectors of a block.
+type piece struct {
+	kind pieceKind
+	n    int // sectors
+	at   int // in the base, sectors; of a copied one
+}
+
+// difference is the head of a frame of the codec Difference: the ranges of the From disk that joined are the base, and the pieces
+// that make up the block.
+type difference struct {
+	refs   []span // where in the From disk
+	pieces []piece
+}
+
+var errDifference = errors.New("head of a difference")
+
+// append appends the encoding of d to b.
+func (d *difference) append(b []byte) []byte {
+	b = binary.AppendUvarint(b, uint64(len(d.refs)))
+	last := 0
+	for _, r := range d.refs {
+		b = binary.AppendVarint(b, int64(r.at-last))
+		b = binary.AppendUvarint(b, uint64(r.n))
+		last = r.end()
+	}
+	b = binary.AppendUvarint(b, uint64(len(d.pieces)))
+	last = 0
+	for _, p := range d.pieces {
+		b = binary.AppendUvarint(b, uint64(p.n)*uint64(pieceKinds)+uint64(p.kind))
+		if p.kind == copied {
+			b = binary.AppendVarint(b, int64(p.at-last))
+			last = p.at + p.n
+		}
+	}
+	return b
+}
+
+// numbers reads variable-length numbers; the first thing that is wrong stays.
+type numbers struct {
+	b   []byte
+	bad bool
+}
+
+// upTo reads a number that is at most limit.
+func (r *numbers) upTo(limit int) int {
+	v, n := binary.Uvarint(r.b)
+	if n <= 0 || v > uint64(limit) {
+		r.bad = true
+		return 0
+	}
+	r.b = r.b[n:]
+	return int(v)
+}
+
+// from reads a number that leads from base to somewhere in 0 … limit.
+func (r *numbers) from(base, limit int) int {
+	v, n := binary.Varint(r.b)
+	if n <= 0 || v < -int64(base) || v > int64(limit-base) {
+		r.bad = true
+		return 0
+	}
+	r.b = r.b[n:]
+	return base + int(v)
+}
+
+// parseDifference reads the head of a frame whose layer starts from a disk of fromSize bytes. It returns the packed bytes behind
+// it.
+func parseDifference(b []byte, fromSize int64) (*difference, []byte, error) {
+	r := &numbers{b: b}
+	d := &difference{}
+	if err := d.parseRefs(r, int(fromSize/image.SectorSize)); err != nil {
+		return nil, nil, err
+	}
+	if err := d.parsePieces(r); err != nil {
+		return nil, nil, err
+	}
+	return d, r.b, nil
+}
+
+func (d *difference) parseRefs(r *numbers, limit int) error {
+	count := r.upTo(maxRefs)
+	total, last := 0, 0
+	for i := range count {
+		at := r.from(last, limit)
+		n := r.upTo(limit - at)
+		if total += n; r.bad || n == 0 || total > maxBase/image.SectorSize {
+			return fmt.Errorf("%w: reference %d", errDifference, i)
+		}
+		d.refs = append(d.refs, span{at, n})
+		last = at + n
+	}
+	return nil
+}
+
+func (d *difference) parsePieces(r *numbers) error {
+	const whole = image.BlockSize / image.SectorSize
+	count := r.upTo(maxPieces)
+	total, last, base := 0, 0, d.base()
+	for i := range count {
+		v := r.upTo(whole*int(pieceKinds) + int(pieceKinds) - 1)
+		p := piece{kind: pieceKind(v % int(pieceKinds)), n: v / int(pieceKinds)}
+		if p.kind == copied {
+			p.at = r.from(last, base)
+			last = p.at + p.n
+		}
+		if total += p.n; r.bad || p.n == 0 || total > whole || last > base {
+			return fmt.Errorf("%w: piece %d", errDifference, i)
+		}
+		d.pieces = append(d.pieces, p)
+	}
+	if r.bad || total != whole {
+		return fmt.Errorf("%w: the pieces make %d sectors", errDifference, total)
+	}
+	return nil
+}
+
+// base returns how many sectors the references have together.
+func (d *difference) base() int {
+	n := 0
+	for _, r := range d.refs {
+		n += r.n
+	}
+	return n
+}
+
+// coded returns how many sectors come from the packed bytes.
+func (d *difference) coded() int {
+	n := 0
+	for _, p := range d.pieces {
+		if p.kind == coded {
+			n += p.n
+		}
+	}
+	return n
+}
+
+// readBase reads the references, joined, to b.
+func (d *difference) readBase(from io.ReaderAt, b []byte) error {
+	for _, r := range d.refs {
+		n := r.n * image.SectorSize
+		if err := readFrom(from, b[:n], int64(r.at)*image.SectorSize); err != nil {
+			return err
+		}
+		b = b[n:]
+	}
+	return nil
+}
+
+// build puts the pieces together in block: out of the base, and of code, which holds the coded sectors.
+func (d *difference) build(block, base, code []byte) {
+	for _, p := range d.pieces {
+		n := p.n * image.SectorSize
+		switch p.kind {
+		case coded:
+			copy(block[:n], code)
+			code = code[n:]
+		case copied:
+			copy(block[:n], base[p.at*image.SectorSize:])
+		default:
+			clear(block[:n])
+		}
+		block = block[n:]
+	}
+}
+
+// ErrFrom is returned when the disk that a layer starts from cannot be read where a frame refers to it.
+var ErrFrom = errors.New("read the disk that the difference starts from")
+
+func readFrom(from io.ReaderAt, p []byte, off int64) error {
+	n, err := from.ReadAt(p, off)
+	if n == len(p) {
+		return nil
+	}
+	if err == nil || errors.Is(err, io.EOF) {
+		err = io.ErrUnexpectedEOF
+	}
+	return fmt.Errorf("%w: %w", ErrFrom, err)
+}
