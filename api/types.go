@@ -174,3 +174,11 @@ type AuditEntry struct {
 	What    string    `json:"what"`
 	Outcome string    `json:"outcome"`
 }
+
+// Layer is a layer that leads from one version of an image to another, or from nothing to one, besides those of the manifest.
+type Layer struct {
+	image.LayerRef
+	// The versions that it leads from and to, for people; 0: nothing, or not known.
+	FromVersion image.Version `json:"from_version,omitempty"`
+	ToVersion   image.Version `json:"to_version,omitempty"`
+}

@@ -31,3 +31,69 @@ func (t *Tally) Counts() (verified, resumed, zero int) { return t.counts() }
 
 // NewLocal returns the source of blocks that are on this machine.
 func (s *Store) NewLocal(wanted map[image.Digest]bool) (Source, error) { return s.newLocal(wanted) }
+
+// Edge is an edge of the search: at least Least, exactly Cost.
+type Edge struct {
+	Ref                image.LayerRef
+	Least, Cost, Space int64
+	Dead               bool // turns out to be of no use
+}
+
+// Found is what a search found and did.
+type Found struct {
+	Path   []image.LayerID // nil: none
+	Strict int64           // the least bytes over the network
+	Priced []image.LayerID
+	Asked  bool
+}
+
+// Slack returns the bytes that a path may cost more than the cheapest one.
+func Slack(n int64) int64 { return negligible + n>>negligibleShift }
+
+// WorthAsking is the cost up to which nobody is asked for more.
+const WorthAsking = worthAsking
+
+// Search runs the search on a graph of which more is told when it is asked for.
+func Search(edges, more []Edge, goal image.StateID, starts ...image.StateID) (Found, error) {
+	var f Found
+	s := &search{goal: goal, starts: map[image.StateID]bool{}}
+	truth := map[*edge]Edge{}
+	add := func(es []Edge) {
+		for _, e := range es {
+			n := &edge{ref: e.Ref, cost: e.Least}
+			truth[n] = e
+			s.edges = append(s.edges, n)
+		}
+	}
+	for _, id := range starts {
+		s.starts[id] = true
+	}
+	add(edges)
+	s.more = func() error {
+		f.Asked = true
+		add(more)
+		return nil
+	}
+	s.price = func(todo []*edge) error {
+		for _, e := range todo {
+			f.Priced = append(f.Priced, e.ref.ID)
+			if truth[e].Dead {
+				e.dead = errNoSource
+				continue
+			}
+			e.cost, e.space, e.exact = truth[e].Cost, truth[e].Space, true
+		}
+		return nil
+	}
+	path, err := s.run()
+	if err != nil {
+		return f, err
+	}
+	_, strict, _ := s.cheapest(byNet, false)
+	f.Strict = strict.net
+	f.Path = []image.LayerID{}
+	for _, e := range path {
+		f.Path = append(f.Path, e.ref.ID)
+	}
+	return f, nil
+}

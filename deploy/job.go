@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"syscall"
 
@@ -34,28 +35,90 @@ type Outcome struct {
 	Resumed  int              `json:"resumed"`  // were there from an interrupted run, and good
 	Zero     int              `json:"zero"`     // became zero
 	Layers   int              `json:"layers"`   // installed
+	// Steps are the layers that were installed, in order.
+	Steps []StepReport `json:"steps"`
+	// Detours is how many layers turned out to be of no use, so that another path was taken.
+	Detours int `json:"detours"`
+	// Rates are the bytes a second that the kinds of sources gave, as far as there was enough to measure; see Job.Rates.
+	Rates map[string]float64 `json:"rates"`
+}
+
+// StepReport says what the installation of one layer took.
+type StepReport struct {
+	Role        image.Role       `json:"role"`
+	Layer       image.LayerID    `json:"layer"`
+	From        image.StateID    `json:"from"`
+	To          image.StateID    `json:"to"`
+	FromVersion image.Version    `json:"from_version,omitempty"` // 0: not known, or none
+	ToVersion   image.Version    `json:"to_version,omitempty"`
+	Blocks      int              `json:"blocks"` // of the layer
+	Bytes       map[string]int64 `json:"bytes"`  // got for it, by kind of source
+}
+
+// NewOutcome returns an Outcome of nothing done.
+func NewOutcome() *Outcome {
+	return &Outcome{Bytes: map[string]int64{}, Sources: []SourceReport{}, Steps: []StepReport{}, Rates: map[string]float64{}}
 }
 
 // Run installs what the plan says. When it returns an error, the layers that are complete stay, the one that was being built
 // is gone on with by the next Run, and nothing else has changed.
+//
+// A layer that nobody vouched for, and whose blocks cannot be had after all, is gone around: the manifest's own layers lead there too.
 func (j *Job) Run(ctx context.Context, p *Plan) (*Outcome, error) {
 	if err := j.checkPlan(p); err != nil {
 		return nil, err
 	}
-	out := &Outcome{Bytes: map[string]int64{}, Sources: []SourceReport{}}
+	out := NewOutcome()
 	bySource := map[string]int{}
 	j.Tally.plan(p.work())
 	var err error
-	for i := range p.Disks {
-		if err = j.runDisk(ctx, &p.Disks[i], out, bySource); err != nil {
-			err = fmt.Errorf("%s disk: %w", p.Disks[i].Role, err)
+	for {
+		var failed *Step
+		if failed, err = j.runDisks(ctx, p, out, bySource); err == nil || !j.ban(failed, err) {
 			break
 		}
+		next, planErr := j.Plan(ctx)
+		if planErr != nil || j.checkPlan(next) != nil {
+			break // the first error says more
+		}
+		p = next
+		out.Detours++
+		j.Tally.replan(p.work())
 	}
 	t := j.Tally.Progress()
 	out.Bytes, out.Healed = t.Bytes, t.Healed
 	out.Verified, out.Resumed, out.Zero = j.Tally.counts()
+	out.Rates = j.Tally.rates()
 	return out, explain(ctx, err, p)
+}
+
+// runDisks installs what is to be installed of all disks. With an error it returns the step that failed.
+func (j *Job) runDisks(ctx context.Context, p *Plan, out *Outcome, bySource map[string]int) (*Step, error) {
+	for i := range p.Disks {
+		if failed, err := j.runDisk(ctx, &p.Disks[i], out, bySource); err != nil {
+			return failed, fmt.Errorf("%s disk: %w", p.Disks[i].Role, err)
+		}
+	}
+	return nil, nil
+}
+
+// ban sees to it that a layer is not planned with again, when that makes sense: its blocks are nowhere to be had, which is not for
+// want of a line, and there are the manifest's layers in its place.
+func (j *Job) ban(st *Step, err error) bool {
+	missing, ok := errors.AsType[*MissingError](err)
+	if st == nil || !ok || syncclient.Interrupted(missing) {
+		return false
+	}
+	for _, d := range j.Manifest.Manifest().Disks {
+		if slices.ContainsFunc(d.Layers, func(l image.LayerRef) bool { return l.ID == st.Layer }) {
+			return false
+		}
+	}
+	if j.banned == nil {
+		j.banned = map[image.LayerID]error{}
+	}
+	j.banned[st.Layer] = err
+	return true
 }
 
 // work is what the transfer stages of all steps add up to.
@@ -94,23 +157,26 @@ func (j *Job) checkPlan(p *Plan) error {
 
 func mib(n int64) string { return fmt.Sprintf("%d MiB", (n+1<<20-1)>>20) }
 
-func (j *Job) runDisk(ctx context.Context, dp *DiskPlan, out *Outcome, bySource map[string]int) error {
+func (j *Job) runDisk(ctx context.Context, dp *DiskPlan, out *Outcome, bySource map[string]int) (failed *Step, err error) {
+	if len(dp.Steps) == 0 {
+		return nil, nil
+	}
 	state, err := j.Store.State(dp.Start)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	for i := range dp.Steps {
 		st := &dp.Steps[i]
 		next, err := st.index.Apply(state)
 		if err != nil {
-			return fmt.Errorf("%w: %w", ErrPlan, err)
+			return nil, fmt.Errorf("%w: %w", ErrPlan, err)
 		}
 		if err := j.stepOnce(ctx, dp, st, state, out, bySource); err != nil {
-			return err
+			return st, err
 		}
 		state = next
 	}
-	return nil
+	return nil, nil
 }
 
 // stepOnce runs a step unless somebody else has meanwhile.
@@ -143,13 +209,17 @@ func (j *Job) runStep(ctx context.Context, dp *DiskPlan, st *Step, from image.St
 			return err
 		}
 	}
-	done, err := j.Store.install(ctx, st.index, from, dp.Role, sources, j.Tally)
+	done, err := j.Store.install(ctx, st.index, from, dp.Role, j.Tally.timed(sources), j.Tally)
 	if done != nil {
 		done.report(out, bySource)
 	}
 	if err != nil {
 		return err
 	}
+	out.Steps = append(out.Steps, StepReport{
+		Role: dp.Role, Layer: st.Layer, From: st.From, To: st.To, FromVersion: st.FromVersion, ToVersion: st.ToVersion,
+		Blocks: st.Blocks, Bytes: done.bytes(),
+	})
 	out.Layers++
 	out.Blocks += st.Blocks
 	j.tellInstalled(st)
@@ -160,6 +230,17 @@ func (j *Job) tellInstalled(st *Step) {
 	if j.Installed != nil {
 		j.Installed(st.Layer)
 	}
+}
+
+// bytes adds up what was read, by kind of source.
+func (in *installed) bytes() map[string]int64 {
+	out := map[string]int64{}
+	for _, s := range in.sources {
+		if s.bytes > 0 {
+			out[s.Kind()] += s.bytes
+		}
+	}
+	return out
 }
 
 // report adds what the sources of one install did to the outcome.

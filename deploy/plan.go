@@ -31,6 +31,12 @@ type Plan struct {
 	Missing int `json:"missing"`
 	// Media are the media that were looked at.
 	Media []MediumPlan `json:"media"`
+	// Seconds is how long it will take about, by the rates that transfers had before; 0: nobody knows.
+	Seconds float64 `json:"seconds,omitempty"`
+	// Unknown are the sources whose rate would have to be known for that.
+	Unknown []string `json:"unknown,omitempty"`
+	// Indexes is what was fetched to make the plan, in bytes: indexes of layers.
+	Indexes int64 `json:"indexes"`
 }
 
 // DiskPlan is the path of layers to the state of one disk.
@@ -39,19 +45,24 @@ type DiskPlan struct {
 	Size  int64         `json:"size"`
 	State image.StateID `json:"state"`
 	Start image.StateID `json:"start"` // installed; zero: the path begins with a full image
-	Steps []Step        `json:"steps"` // none: the state is installed
+	// StartVersion is the version that Start is of; 0: not known, or none.
+	StartVersion image.Version `json:"start_version,omitempty"`
+	Steps        []Step        `json:"steps"` // none: the state is installed
 
-	// plain are the states on the way that some medium has as VHD files.
+	// plain are the states that some medium has as VHD files.
 	plain []cache.Disk
 }
 
 // Step is one layer to install.
 type Step struct {
-	Layer  image.LayerID    `json:"layer"`
-	From   image.StateID    `json:"from"`
-	To     image.StateID    `json:"to"`
-	Blocks int              `json:"blocks"`
-	Bytes  map[string]int64 `json:"bytes"` // by kind of source
+	Layer image.LayerID `json:"layer"`
+	From  image.StateID `json:"from"`
+	To    image.StateID `json:"to"`
+	// The versions that From and To are of; 0: not known, or none.
+	FromVersion image.Version    `json:"from_version,omitempty"`
+	ToVersion   image.Version    `json:"to_version,omitempty"`
+	Blocks      int              `json:"blocks"`
+	Bytes       map[string]int64 `json:"bytes"` // by kind of source
 
 	index *layer.Index
 }
@@ -77,76 +88,14 @@ type Job struct {
 	// CheckMedia reads what media claim to have before anything is relied on.
 	CheckMedia bool
 	Tally      *Tally
+	// Line keeps to the layers of the manifest, whatever they cost.
+	Line bool
+	// Rates are the bytes a second that sources gave before, by their kind, for the estimate of time; see Outcome.
+	Rates map[string]float64
 	// Installed is called after each layer that was installed; nil: nobody is told.
 	Installed func(image.LayerID)
-}
 
-// node is a state on the search for the cheapest path.
-type node struct {
-	state image.StateID
-	cost  int64
-	via   *image.LayerRef // nil where a path begins
-}
-
-// path finds the layers that lead from an installed state, or from nothing, to the disk's state for the fewest bytes over the
-// network. A layer that a medium has costs nothing. It is Dijkstra's algorithm; the graphs are small.
-func (j *Job) path(d *image.Disk) (start image.StateID, path []image.LayerRef, err error) {
-	nodes := map[image.StateID]*node{{}: {}}
-	add := func(id image.StateID) error {
-		ok, err := j.Store.Installed(id)
-		if ok {
-			nodes[id] = &node{state: id}
-		}
-		return err
-	}
-	for _, l := range d.Layers {
-		if err := add(l.To); err != nil {
-			return start, nil, err
-		}
-	}
-	settled := map[image.StateID]bool{}
-	for {
-		var best *node
-		for _, n := range nodes {
-			// Of equal costs the installed state is better than nothing, and any rule is better than chance.
-			if !settled[n.state] && (best == nil || n.cost < best.cost || n.cost == best.cost && best.state.Compare(n.state) < 0) {
-				best = n
-			}
-		}
-		if best == nil {
-			return start, nil, fmt.Errorf("no path of layers leads to state %s", d.State.Short())
-		}
-		if best.state == d.State {
-			break
-		}
-		settled[best.state] = true
-		for i := range d.Layers {
-			l := &d.Layers[i]
-			if l.From != best.state {
-				continue
-			}
-			cost := best.cost + j.cost(l)
-			if n := nodes[l.To]; n == nil || cost < n.cost {
-				nodes[l.To] = &node{state: l.To, cost: cost, via: l}
-			}
-		}
-	}
-	at := nodes[d.State]
-	for ; at.via != nil; at = nodes[at.via.From] {
-		path = append(path, *at.via)
-	}
-	slices.Reverse(path)
-	return at.state, path, nil
-}
-
-// cost is what a layer costs over the network, in bytes.
-func (j *Job) cost(l *image.LayerRef) int64 {
-	for _, m := range j.Media {
-		if m.HasLayer(l.ID) {
-			return 0
-		}
-	}
-	return l.Length
+	banned map[image.LayerID]error // layers that turned out to be of no use
 }
 
 // index gets a layer's index from a medium, else from the Synchronizer.
@@ -168,11 +117,15 @@ var ErrPlan = errors.New("the layers do not lead to the version")
 // Plan finds the way. It reads media and fetches indexes, but no blocks.
 func (j *Job) Plan(ctx context.Context) (*Plan, error) {
 	m := j.Manifest.Manifest()
+	here, err := j.Store.holdings()
+	if err != nil {
+		return nil, err
+	}
 	p := &planner{
 		Plan: &Plan{
 			Image: m.Image, Version: m.Version, Disks: []DiskPlan{}, Bytes: map[string]int64{}, Blocks: map[string]int{}, Media: []MediumPlan{},
 		},
-		job: j, perMedium: map[string]int{}, local: map[image.Digest]bool{},
+		job: j, perMedium: map[string]int{}, here: here,
 	}
 	for i := range m.Disks {
 		d := &m.Disks[i]
@@ -190,7 +143,7 @@ func (j *Job) Plan(ctx context.Context) (*Plan, error) {
 	for _, inv := range j.Media {
 		p.Media = append(p.Media, MediumPlan{Medium: inv.Medium, Found: inv.Summary(), Blocks: p.perMedium[inv.Medium.Dir], Notes: inv.Notes})
 	}
-	var err error
+	p.Seconds, p.Unknown = j.estimate(p.Bytes, p.installed)
 	p.Free, err = j.Store.fsys.Free()
 	return p.Plan, err
 }
@@ -200,14 +153,21 @@ type planner struct {
 	*Plan
 	job       *Job
 	perMedium map[string]int
-	local     map[image.Digest]bool // what earlier steps bring; later ones will find it on this machine
+	here      *holdings
+	installed int64 // bytes of all blocks of the steps
 }
 
 func (p *planner) disk(ctx context.Context, d *image.Disk) error {
-	dp, err := p.job.planDisk(ctx, d)
+	r, err := p.job.newRouter(ctx, d, p.here, nil)
 	if err != nil {
 		return err
 	}
+	path, err := r.route()
+	if err != nil {
+		return err
+	}
+	p.Indexes += r.fetched
+	dp := r.plan(path)
 	for k := range dp.Steps {
 		if err := p.step(&dp, &dp.Steps[k]); err != nil {
 			return err
@@ -217,36 +177,21 @@ func (p *planner) disk(ctx context.Context, d *image.Disk) error {
 	return nil
 }
 
-func (j *Job) planDisk(ctx context.Context, d *image.Disk) (DiskPlan, error) {
-	start, path, err := j.path(d)
-	if err != nil {
-		return DiskPlan{}, err
+// plan describes a path.
+func (r *router) plan(path []*edge) DiskPlan {
+	dp := DiskPlan{Role: r.d.Role, Size: r.d.Size, State: r.d.State, Start: r.d.State, plain: r.here.plain}
+	if len(path) > 0 {
+		dp.Start = path[0].ref.From
 	}
-	dp := DiskPlan{Role: d.Role, Size: d.Size, State: d.State, Start: start}
-	state, err := j.Store.State(start)
-	if err != nil {
-		return DiskPlan{}, problem.New("DS-DISK-DAMAGED", problem.Damaged, err, "the digest list of an installed disk is damaged",
-			"nothing was changed", "run `verify --repair` on the VM first")
-	}
-	for _, ref := range path {
-		x, err := j.index(ctx, ref)
-		if err != nil {
-			return DiskPlan{}, err
-		}
-		next, err := x.Apply(state)
-		if err != nil {
-			return DiskPlan{}, fmt.Errorf("%w: %w", ErrPlan, err)
-		}
+	dp.StartVersion = r.names[dp.Start]
+	for _, e := range path {
+		x := r.indexes[e.ref.ID]
 		dp.Steps = append(dp.Steps, Step{
-			Layer: ref.ID, From: ref.From, To: ref.To, Blocks: x.Len(), Bytes: map[string]int64{}, index: x,
+			Layer: e.ref.ID, From: e.ref.From, To: e.ref.To, FromVersion: r.names[e.ref.From], ToVersion: r.names[e.ref.To],
+			Blocks: x.Len(), Bytes: map[string]int64{}, index: x,
 		})
-		j.keepPlain(&dp, next, ref)
-		state = next
 	}
-	if state.ID() != d.State || d.Size != 0 && state.Size != d.Size {
-		return DiskPlan{}, fmt.Errorf("%w: they end in %s", ErrPlan, state.ID().Short())
-	}
-	return dp, nil
+	return dp
 }
 
 // step adds up where the blocks of a step are to come from.
@@ -255,10 +200,11 @@ func (p *planner) step(dp *DiskPlan, st *Step) error {
 	if err != nil {
 		return err
 	}
-	here, err := p.job.Store.partBlocks(image.VHDUUID(st.To))
+	here, err := p.job.Store.partBlocks(image.VHDUUID(st.To), st.From)
 	if err != nil {
 		return err
 	}
+	p.installed += int64(st.index.Len()) * image.BlockSize
 	seen := map[image.Digest]bool{}
 	for i := range st.index.Len() {
 		f := st.index.Frame(i)
@@ -266,13 +212,12 @@ func (p *planner) step(dp *DiskPlan, st *Step) error {
 			p.Here++
 			continue
 		}
-		p.Needed += image.BlockSize + vhdOverhead
 		if f.Codec == layer.Zero || seen[f.Digest] {
 			continue
 		}
 		seen[f.Digest] = true
 		kind, n := Local, int64(image.BlockSize)
-		if !p.local[f.Digest] {
+		if !p.here.local[f.Digest] {
 			k := slices.IndexFunc(sources, func(s Source) bool { _, ok := s.Holds(f.Digest); return ok })
 			if k < 0 {
 				p.Missing++
@@ -288,11 +233,17 @@ func (p *planner) step(dp *DiskPlan, st *Step) error {
 		st.Bytes[kind] += n
 	}
 	for i := range st.index.Len() {
-		p.local[st.index.Frame(i).Digest] = true
+		// Later steps, and those of other disks, will find it on this machine.
+		p.here.local[st.index.Frame(i).Digest] = true
 	}
-	// The golden VHD's tables, those of a leaf on top of it, and the digest list.
-	p.Needed += 2*emptyVHD(st.index.Size()) + image.EncodedStateSize(st.index.Size())
+	p.Needed += stepSpace(st.index) - int64(len(here))*(image.BlockSize+vhdOverhead)
 	return nil
+}
+
+// stepSpace is what a layer takes on this machine's disk at most: its blocks, the golden VHD's tables, those of a leaf on top of it,
+// and the digest list.
+func stepSpace(x *layer.Index) int64 {
+	return int64(x.Len())*(image.BlockSize+vhdOverhead) + 2*emptyVHD(x.Size()) + image.EncodedStateSize(x.Size())
 }
 
 // vhdOverhead is what a block takes besides its content, in bytes: its bitmap, and what aligns it.
@@ -301,8 +252,9 @@ const vhdOverhead = 4096
 // emptyVHD bounds the size of the file of a disk that has no block, in bytes: footers, header and locators, and the table.
 func emptyVHD(size int64) int64 { return 64<<10 + 4*int64(image.BlockCount(size)) }
 
-// partBlocks returns the blocks that the part of a VHD claims to have.
-func (s *Store) partBlocks(id image.UUID) (map[int]bool, error) {
+// partBlocks returns the blocks that the part of a VHD claims to have, when it stands on the state from: on another one it is of no
+// use.
+func (s *Store) partBlocks(id image.UUID, from image.StateID) (map[int]bool, error) {
 	out := map[int]bool{}
 	f, err := s.fsys.Open(partFile(id))
 	if err != nil {
@@ -316,6 +268,9 @@ func (s *Store) partBlocks(id image.UUID) (map[int]bool, error) {
 	m, err := vhd.Open(f, size, vhd.Salvage())
 	if err != nil {
 		return out, nil //nolint:nilerr // of no use; it will be made anew
+	}
+	if full := m.Type() != vhd.Differencing; full != from.IsZero() || !full && m.ParentUUID() != image.VHDUUID(from) {
+		return out, nil
 	}
 	for i := range image.BlockCount(m.Size()) {
 		if m.Allocated(i) {
@@ -350,19 +305,4 @@ func (j *Job) sources(st *Step, dp *DiskPlan) ([]Source, error) {
 		return cmp.Compare(slices.Index(order, a.Kind()), slices.Index(order, b.Kind()))
 	})
 	return sources, nil
-}
-
-// keepPlain notes a state that some medium has as VHD files. The digests of every state on a long path would take much memory;
-// only those that help are kept.
-func (j *Job) keepPlain(dp *DiskPlan, to image.State, ref image.LayerRef) {
-	if uuids := j.onMedia(append([]image.UUID{image.VHDUUID(ref.To)}, ref.VHDUUIDs...)); len(uuids) > 0 {
-		dp.plain = append(dp.plain, cache.Disk{State: to, UUIDs: uuids})
-	}
-}
-
-// onMedia returns those of the uuids that are VHD files on some medium.
-func (j *Job) onMedia(ids []image.UUID) []image.UUID {
-	return slices.DeleteFunc(ids, func(id image.UUID) bool {
-		return !slices.ContainsFunc(j.Media, func(inv *cache.Inventory) bool { return inv.HasVHD(id) })
-	})
 }

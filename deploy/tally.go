@@ -2,6 +2,7 @@ package deploy
 
 import (
 	"sync"
+	"time"
 
 	"disksync/image"
 )
@@ -37,11 +38,13 @@ type Tally struct {
 	p  Progress
 	// blocks counts for the receipt.
 	verified, resumed, zero int
+	speed                   map[string]speed
+	stageBegan              time.Time
 }
 
 // NewTally returns an empty Tally.
 func NewTally() *Tally {
-	return &Tally{p: Progress{Bytes: map[string]int64{}, Line: LineRunning}}
+	return &Tally{p: Progress{Bytes: map[string]int64{}, Line: LineRunning}, speed: map[string]speed{}}
 }
 
 // Progress returns a copy of the present state.
@@ -66,6 +69,7 @@ func (t *Tally) SetLine(s LineState) {
 func (t *Tally) begin(s Stage, r image.Role, total int64) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	t.endStage()
 	t.p.Stage, t.p.Role, t.p.Done, t.p.Total = s, r, 0, total
 }
 
@@ -74,6 +78,13 @@ func (t *Tally) plan(total int64) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.p.PlanTotal = total
+}
+
+// replan notes how much is still to be got, after the plan has changed.
+func (t *Tally) replan(left int64) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.p.PlanTotal = t.p.PlanDone + left
 }
 
 // had counts work of the transfer stage that an earlier run has done.

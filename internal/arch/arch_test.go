@@ -38,7 +38,7 @@ var rules = map[string]rule{
 	"syncclient":  {"api image layer internal/problem", "golang.org/x/sys"},
 	"media":       {"api image layer syncclient internal/durable internal/problem", ""},
 	"publish":     {"api image layer syncclient vhd vhd/vhdfile internal/problem", "github.com/klauspost/compress golang.org/x/sys"},
-	"deploy":      {"cache image layer syncclient vhd internal/durable internal/problem", "golang.org/x/sync"},
+	"deploy":      {"api cache image layer syncclient vhd internal/durable internal/problem", "golang.org/x/sync"},
 	"synchronizer": {"api image layer internal/durable internal/release",
 		"golang.org/x/crypto golang.org/x/sync golang.org/x/sys golang.org/x/time modernc.org/sqlite"},
 	"endpoint": {"api cache config deploy image layer syncclient internal/durable internal/problem", ""},

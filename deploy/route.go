@@ -1,0 +1,413 @@
+package deploy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+
+	"golang.org/x/sync/errgroup"
+
+	"disksync/api"
+	"disksync/cache"
+	"disksync/image"
+	"disksync/internal/problem"
+	"disksync/layer"
+	"disksync/syncclient"
+)
+
+// holdings are the blocks that need not come over the network, for all disks of a plan.
+type holdings struct {
+	local map[image.Digest]bool  // of installed disks, and what earlier steps of the plan bring
+	plain []cache.Disk           // states that some medium has as VHD files, as far as their digests are known
+	seen  map[image.StateID]bool // whether plain has it
+}
+
+// holdings returns what is on this machine.
+func (s *Store) holdings() (*holdings, error) {
+	h := &holdings{local: map[image.Digest]bool{}, seen: map[image.StateID]bool{}}
+	ids, err := s.States()
+	if err != nil {
+		return nil, err
+	}
+	for _, id := range ids {
+		st, err := s.State(id)
+		if err != nil {
+			return nil, err
+		}
+		for _, d := range st.Blocks {
+			if !d.IsZero() {
+				h.local[d] = true
+			}
+		}
+	}
+	return h, nil
+}
+
+// router finds the path to the state of one disk: it knows what the search has to know about media, this machine and the
+// Synchronizer.
+type router struct {
+	search
+	j       *Job
+	ctx     context.Context //nolint:containedctx // of the one call that a router lives for
+	d       *image.Disk
+	here    *holdings
+	known   map[image.LayerID]*edge
+	vhds    map[image.StateID][]image.UUID // published as VHD files with these uuids
+	indexes map[image.LayerID]*layer.Index
+	fetched int64 // bytes of indexes that came over the network
+	names   versions
+	unsound func(image.StateID) bool // of an installed state: it is not to begin with; nil: none is
+}
+
+// indexFetches is how many indexes are asked for at once, so that a line with long round trips is not waited for one by one.
+const indexFetches = 8
+
+// newRouter returns a router that knows the manifest's layers and those on media.
+func (j *Job) newRouter(ctx context.Context, d *image.Disk, here *holdings, unsound func(image.StateID) bool) (*router, error) {
+	r := &router{
+		j: j, ctx: ctx, d: d, here: here, unsound: unsound, known: map[image.LayerID]*edge{}, vhds: map[image.StateID][]image.UUID{},
+		indexes: map[image.LayerID]*layer.Index{},
+	}
+	r.search = search{goal: d.State, starts: map[image.StateID]bool{}, price: r.priceAll}
+	for _, ref := range d.Layers {
+		r.add(ref)
+	}
+	if !j.Line {
+		r.addMedia()
+		if j.Net != nil {
+			r.more = r.ask
+		}
+	}
+	r.names = j.versionsOf(d)
+	return r, r.findStarts()
+}
+
+// add makes a layer an edge of the search, once.
+func (r *router) add(ref image.LayerRef) {
+	if len(ref.VHDUUIDs) > 0 {
+		r.vhds[ref.To] = append(r.vhds[ref.To], ref.VHDUUIDs...)
+	}
+	if r.known[ref.ID] != nil {
+		return
+	}
+	e := &edge{ref: ref, cost: ref.IndexLength, dead: r.j.banned[ref.ID]}
+	if onMedium := r.j.onMedium(ref.ID); onMedium {
+		e.cost = 0
+	} else if r.j.Net == nil && e.dead == nil {
+		e.dead = fmt.Errorf("layer %s: %w", ref.ID.Short(), errNoSource)
+	}
+	r.known[ref.ID] = e
+	r.edges = append(r.edges, e)
+}
+
+// addMedia adds the layers on media, which say themselves what they are.
+func (r *router) addMedia() {
+	for _, m := range r.j.Media {
+		for _, id := range m.Layers() {
+			if x, ok := m.Index(id); ok {
+				r.add(x.Ref())
+			}
+		}
+	}
+}
+
+// findStarts looks which states of the graph are installed.
+func (r *router) findStarts() error {
+	seen := map[image.StateID]bool{{}: true}
+	for _, e := range r.edges {
+		for _, id := range []image.StateID{e.ref.From, e.ref.To} {
+			if seen[id] {
+				continue
+			}
+			seen[id] = true
+			ok, err := r.j.Store.Installed(id)
+			if err != nil {
+				return err
+			}
+			if ok && (r.unsound == nil || !r.unsound(id)) {
+				r.starts[id] = true
+			}
+		}
+	}
+	return nil
+}
+
+// maxHave bounds the states that are named in a question for layers.
+const maxHave = 32
+
+// ask asks the Synchronizer for layers besides those of the manifest. Without an answer there are those.
+func (r *router) ask() error {
+	if r.d.Size == 0 {
+		return nil // a part of a version, which has no state of its own to ask for
+	}
+	var have, near []image.StateID
+	seen := map[image.StateID]bool{{}: true}
+	for _, e := range slices.Backward(r.edges) {
+		for _, id := range []image.StateID{e.ref.To, e.ref.From} {
+			switch {
+			case seen[id]:
+			case r.starts[id] && len(have) < maxHave:
+				have = append(have, id)
+			case id == e.ref.To && (r.j.onMedium(e.ref.ID) || r.j.hasVHD(r.uuids(id))) && len(near) < maxHave:
+				near = append(near, id)
+			default:
+				continue
+			}
+			seen[id] = true
+		}
+	}
+	m := r.j.Manifest.Manifest()
+	layers, err := r.j.Net.layers(r.ctx, m.Image, m.Version, have, near)
+	if err != nil {
+		if r.ctx.Err() != nil {
+			return context.Cause(r.ctx)
+		}
+		if syncclient.Interrupted(err) {
+			return err
+		}
+		return nil
+	}
+	for _, l := range layers {
+		r.names.add(l)
+		if sane(l.LayerRef) {
+			r.add(l.LayerRef)
+		}
+	}
+	return r.findStarts()
+}
+
+// sane reports whether an entry of a list that nobody signed can be a layer's.
+func sane(l image.LayerRef) bool {
+	return l.From != l.To && !l.To.IsZero() && l.Length > 0 && l.IndexOffset >= 0 && l.IndexLength > 0 && l.IndexLength <= layer.MaxIndexSize &&
+		l.IndexOffset <= l.Length && l.IndexLength <= l.Length-l.IndexOffset
+}
+
+// layers asks for the layers of a version besides its manifest's.
+func (n *Net) layers(ctx context.Context, name string, v image.Version, have, near []image.StateID) ([]api.Layer, error) {
+	var out []api.Layer
+	err := n.persist(ctx, func() (bool, error) {
+		var err error
+		out, err = n.Client.Layers(ctx, name, v, have, near)
+		return err == nil, err
+	})
+	return out, err
+}
+
+// onMedium reports whether a medium has a layer with its index.
+func (j *Job) onMedium(id image.LayerID) bool {
+	return slices.ContainsFunc(j.Media, func(m *cache.Inventory) bool { return m.HasLayer(id) })
+}
+
+// priceAll finds out what layers cost.
+func (r *router) priceAll(todo []*edge) error {
+	if err := r.fetchIndexes(todo); err != nil {
+		return err
+	}
+	for _, e := range todo {
+		if e.dead != nil {
+			continue
+		}
+		if err := r.priceOne(e); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// fetchIndexes gets the indexes of layers, from media where they are. One that is not what it should be is the end of that layer
+// only; that of the line is the end of the search.
+func (r *router) fetchIndexes(todo []*edge) error {
+	var fetch []*edge
+	for _, e := range todo {
+		if r.indexes[e.ref.ID] != nil {
+			continue
+		}
+		if x := r.j.mediaIndex(e.ref.ID); x != nil {
+			r.take(e, x)
+		} else {
+			fetch = append(fetch, e)
+		}
+	}
+	if len(fetch) == 0 {
+		return nil
+	}
+	found := make([]*layer.Index, len(fetch))
+	g, ctx := errgroup.WithContext(r.ctx)
+	g.SetLimit(indexFetches)
+	for i, e := range fetch {
+		g.Go(func() error {
+			x, err := r.j.index(ctx, e.ref)
+			if err != nil && (ctx.Err() != nil || syncclient.Interrupted(err)) {
+				return err
+			}
+			found[i] = x
+			if err != nil {
+				e.dead = err
+			}
+			return nil
+		})
+	}
+	if err := g.Wait(); err != nil {
+		return err
+	}
+	for i, e := range fetch {
+		if found[i] != nil {
+			// A medium that lost its index on the way makes it cost what it costs elsewhere.
+			e.cost = e.ref.IndexLength
+			r.fetched += e.ref.IndexLength
+			r.take(e, found[i])
+		}
+	}
+	return nil
+}
+
+// take notes the index of a layer, unless it is of no use.
+func (r *router) take(e *edge, x *layer.Index) {
+	if x.From() != e.ref.From || x.To() != e.ref.To {
+		e.dead = fmt.Errorf("%w: layer %s leads from %s to %s", ErrPlan, x.ID().Short(), x.From().Short(), x.To().Short())
+		return
+	}
+	r.indexes[e.ref.ID] = x
+}
+
+// mediaIndex returns a layer's index from a medium, nil when none has it.
+func (j *Job) mediaIndex(id image.LayerID) *layer.Index {
+	for _, m := range j.Media {
+		if x, ok := m.Index(id); ok {
+			return x
+		}
+	}
+	return nil
+}
+
+// priceOne works out what a layer costs whose index is here: the frames whose blocks neither this machine nor a medium has, and
+// its index.
+func (r *router) priceOne(e *edge) error {
+	x := r.indexes[e.ref.ID]
+	part, err := r.j.Store.partBlocks(image.VHDUUID(x.To()), x.From())
+	if err != nil {
+		return err
+	}
+	wanted, lengths := map[image.Digest]bool{}, map[image.Digest]int64{}
+	e.space = stepSpace(x)
+	for i := range x.Len() {
+		f := x.Frame(i)
+		if part[f.Block] {
+			e.space -= image.BlockSize + vhdOverhead
+		} else if f.Codec != layer.Zero && !r.here.local[f.Digest] {
+			wanted[f.Digest], lengths[f.Digest] = true, int64(f.Length)
+		}
+	}
+	for _, inv := range r.j.Media {
+		if len(wanted) == 0 {
+			break
+		}
+		src := inv.Source(cache.Wanted{Blocks: wanted, Layers: []*layer.Index{x}, Disks: r.here.plain})
+		for d := range wanted {
+			if _, ok := src.Holds(d); ok {
+				delete(wanted, d)
+			}
+		}
+	}
+	e.cost, e.exact = 0, true
+	if r.j.mediaIndex(x.ID()) == nil {
+		e.cost = e.ref.IndexLength
+	}
+	for d := range wanted {
+		e.cost += lengths[d]
+	}
+	return nil
+}
+
+// route returns the cheapest path whose layers lead where they say, with the states on it.
+func (r *router) route() ([]*edge, error) {
+	for {
+		path, err := r.run()
+		if errors.Is(err, errNoPath) {
+			return nil, r.whyNoPath()
+		}
+		if err != nil {
+			return nil, err
+		}
+		ok, err := r.walk(path)
+		if err != nil || ok {
+			return path, err
+		}
+	}
+}
+
+// whyNoPath finds the reason among the layers that are of no use: one of the manifest's, if there is one.
+func (r *router) whyNoPath() error {
+	for _, e := range r.edges { // those of the manifest come first
+		if e.dead != nil {
+			return e.dead
+		}
+	}
+	return fmt.Errorf("%w: %s", errNoPath, r.goal.Short())
+}
+
+// walk applies the layers of a path one after the other. It returns false when the search has to be done again: a layer does not
+// lead where it says, or a state became known that a medium has as VHD files.
+func (r *router) walk(path []*edge) (bool, error) {
+	if len(path) == 0 {
+		return true, nil
+	}
+	state, err := r.j.Store.State(path[0].ref.From)
+	if err != nil {
+		return false, problem.New("DS-DISK-DAMAGED", problem.Damaged, err, "the digest list of an installed disk is damaged",
+			"nothing was changed", "run `verify --repair` on the VM first")
+	}
+	found := false
+	for _, e := range path {
+		next, err := r.indexes[e.ref.ID].Apply(state)
+		if err != nil {
+			e.dead = fmt.Errorf("%w: %w", ErrPlan, err)
+			return false, nil
+		}
+		state = next
+		found = r.keepPlain(state, e.ref.To) || found
+	}
+	if r.d.Size != 0 && state.Size != r.d.Size {
+		// The state has one size only; the manifest contradicts itself.
+		return false, fmt.Errorf("%w: they end in a disk of %d bytes", ErrPlan, state.Size)
+	}
+	if !found {
+		return true, nil
+	}
+	for _, e := range r.edges {
+		if e.exact && e.dead == nil {
+			if err := r.priceOne(e); err != nil {
+				return false, err
+			}
+		}
+	}
+	return false, nil
+}
+
+// keepPlain notes a state that some medium has as VHD files, and reports whether that is news. The digests of every state on a
+// long path would take much memory; only those that help are kept.
+func (r *router) keepPlain(st image.State, id image.StateID) bool {
+	uuids := r.j.onMedia(r.uuids(id))
+	if len(uuids) == 0 || r.here.seen[id] {
+		return false
+	}
+	r.here.seen[id] = true
+	r.here.plain = append(r.here.plain, cache.Disk{State: st, UUIDs: uuids})
+	return true
+}
+
+// uuids returns those of VHD files that hold a state.
+func (r *router) uuids(id image.StateID) []image.UUID {
+	return append([]image.UUID{image.VHDUUID(id)}, r.vhds[id]...)
+}
+
+// hasVHD reports whether some medium has one of the VHD files.
+func (j *Job) hasVHD(ids []image.UUID) bool { return len(j.onMedia(ids)) > 0 }
+
+// onMedia returns those of the uuids that are VHD files on some medium.
+func (j *Job) onMedia(ids []image.UUID) []image.UUID {
+	return slices.DeleteFunc(slices.Clone(ids), func(id image.UUID) bool {
+		return !slices.ContainsFunc(j.Media, func(inv *cache.Inventory) bool { return inv.HasVHD(id) })
+	})
+}
