@@ -57,6 +57,8 @@ type Image struct {
 	ID       image.UUID    `json:"id"`
 	Mode     image.Mode    `json:"mode"`
 	Versions []VersionInfo `json:"versions"` // oldest first
+	// Layers are those besides the ones that the versions were published with.
+	Layers []Layer `json:"layers"`
 }
 
 // VersionInfo describes a version of an image.
@@ -182,3 +184,61 @@ type Layer struct {
 	FromVersion image.Version `json:"from_version,omitempty"`
 	ToVersion   image.Version `json:"to_version,omitempty"`
 }
+
+// NewSquash asks for layers that lead directly from one version of an image to another, one for each disk.
+type NewSquash struct {
+	From image.Version `json:"from"` // 0: nothing; the layers are full images
+	To   image.Version `json:"to"`   // 0: the newest
+	Role image.Role    `json:"role"` // empty: all disks
+	// Keep stores the layers even when they save nothing.
+	Keep bool `json:"keep"`
+}
+
+// Squash is such a layer, done or in the making.
+type Squash struct {
+	From   image.Version `json:"from"`
+	To     image.Version `json:"to"`
+	Role   image.Role    `json:"role"`
+	State  SquashState   `json:"state"`
+	Done   int64         `json:"done"`   // bytes of the disk
+	Total  int64         `json:"total"`  // bytes of the disk
+	Layer  image.LayerID `json:"layer"`  // zeros until it is stored
+	Blocks int           `json:"blocks"` // of the layer
+	Bytes  int64         `json:"bytes"`  // of its file
+	// What endpoints fetch without it: so many layers, so many bytes.
+	PathLayers int    `json:"path_layers"`
+	PathBytes  int64  `json:"path_bytes"`
+	Own        bool   `json:"own"` // the image's policy asked for it
+	Error      *Error `json:"error,omitempty"`
+}
+
+// SquashState is a stage of a squash.
+type SquashState string
+
+// The stages.
+const (
+	SquashWaiting   SquashState = "waiting"
+	SquashRunning   SquashState = "running"
+	SquashStored    SquashState = "stored"
+	SquashUseless   SquashState = "useless"   // it saves nothing worth while, and was not kept
+	SquashUnchanged SquashState = "unchanged" // the disk is the same in both versions
+	SquashFailed    SquashState = "failed"
+)
+
+// Over reports whether nothing more will happen.
+func (s SquashState) Over() bool { return s != SquashWaiting && s != SquashRunning }
+
+// Policy says which layers the Synchronizer makes by itself when a version was published.
+type Policy struct {
+	// FullFactor: a full image of the newest version is made when what a newcomer has to fetch is more than so many times what the
+	// full image is estimated to have; 0: never.
+	FullFactor float64 `json:"full_factor"`
+	// Direct: layers are made that lead to the newest version from those that were written to media.
+	Direct bool `json:"direct"`
+	// LeastSaving is how many bytes a layer must save somebody.
+	LeastSaving int64 `json:"least_saving"`
+}
+
+// DefaultPolicy is that of an image for which nothing else was said. A newcomer never has to fetch much more than twice what the disk
+// takes; each full image costs about that on the Synchronizer's disk. What saves less than 16 MiB is not worth a file.
+func DefaultPolicy() Policy { return Policy{FullFactor: 2, Direct: true, LeastSaving: 16 << 20} }

@@ -86,6 +86,8 @@ func write(ctx context.Context, c *syncclient.Client, o Options, open func() (du
 	if err := w.manifest(env); err != nil {
 		return res, explain(err, o.Dir, "the manifest", api.MediaFile{Length: int64(len(env))})
 	}
+	// The Synchronizer can make layers that suit those who have the medium. When it does not learn of it, nothing is lost.
+	_ = c.NoteMedium(ctx, o.Image, o.Version)
 	return res, nil
 }
 

@@ -39,6 +39,45 @@ func (c *Client) MediaFiles(ctx context.Context, name string, version image.Vers
 	return v, c.call(ctx, http.MethodGet, nil, &v, "images", name, "versions", version.String(), "files")
 }
 
+// NoteMedium tells the Synchronizer that a version was written to a medium.
+func (c *Client) NoteMedium(ctx context.Context, name string, version image.Version) error {
+	return c.call(ctx, http.MethodPut, nil, nil, "images", name, "versions", version.String(), "media")
+}
+
+// AddLayer makes a stored layer one that leads to a version of an image, besides those of its manifests.
+func (c *Client) AddLayer(ctx context.Context, name string, id image.LayerID) (api.Layer, error) {
+	var v api.Layer
+	return v, c.call(ctx, http.MethodPut, nil, &v, "images", name, "layers", id.String())
+}
+
+// RemoveLayer takes such a layer away again.
+func (c *Client) RemoveLayer(ctx context.Context, name string, id image.LayerID) error {
+	return c.call(ctx, http.MethodDelete, nil, nil, "images", name, "layers", id.String())
+}
+
+// Squash has layers made that lead directly from one version to another. Squashes tells how far they are.
+func (c *Client) Squash(ctx context.Context, name string, in api.NewSquash) ([]api.Squash, error) {
+	var v []api.Squash
+	return v, c.call(ctx, http.MethodPost, in, &v, "images", name, "squashes")
+}
+
+// Squashes describes layers in the making, and the last ones that were made.
+func (c *Client) Squashes(ctx context.Context, name string) ([]api.Squash, error) {
+	var v []api.Squash
+	return v, c.call(ctx, http.MethodGet, nil, &v, "images", name, "squashes")
+}
+
+// Policy returns the policy of an image.
+func (c *Client) Policy(ctx context.Context, name string) (api.Policy, error) {
+	var v api.Policy
+	return v, c.call(ctx, http.MethodGet, nil, &v, "images", name, "policy")
+}
+
+// SetPolicy replaces the policy of an image.
+func (c *Client) SetPolicy(ctx context.Context, name string, p api.Policy) error {
+	return c.call(ctx, http.MethodPut, p, nil, "images", name, "policy")
+}
+
 // State returns the digests of a state that some stored layer leads to.
 func (c *Client) State(ctx context.Context, id image.StateID) (image.State, error) {
 	if id.IsZero() {

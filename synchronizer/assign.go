@@ -169,7 +169,7 @@ func (s *Server) mayHave(c *call, id, name string, v image.Version) error {
 	return notFound("there is no image %s", name) // to the letter what imageID says
 }
 
-// mayHaveLayer is mayHave for a layer: some granted version must need it.
+// mayHaveLayer is mayHave for a layer: some granted version must need it, or it must lead to a state on the way to one.
 func (s *Server) mayHaveLayer(c *call, id image.LayerID) error {
 	if c.who.admin {
 		return nil
@@ -180,8 +180,10 @@ func (s *Server) mayHaveLayer(c *call, id image.LayerID) error {
 	}
 	for _, g := range gs {
 		var one int
-		err := s.db.QueryRowContext(c.Context(), `SELECT 1 FROM version_layers WHERE image = ? AND layer = ?
-			AND (? OR version = ?) LIMIT 1`, g.image, id.String(), !g.pinned, g.version).Scan(&one)
+		err := s.db.QueryRowContext(c.Context(), `SELECT 1 FROM version_layers WHERE image = ?1 AND (?3 OR version = ?4) AND layer = ?2
+			UNION ALL SELECT 1 FROM edges e JOIN layers x ON x.id = e.layer JOIN layers l ON l.to_state = x.to_state
+			JOIN version_layers v ON v.layer = l.id AND v.image = e.image
+			WHERE e.image = ?1 AND e.layer = ?2 AND (?3 OR v.version = ?4) LIMIT 1`, g.image, id.String(), !g.pinned, g.version).Scan(&one)
 		if err == nil {
 			return nil
 		}

@@ -49,6 +49,20 @@ CREATE TABLE tokens (
 CREATE TABLE audit (
 	id INTEGER PRIMARY KEY, at TEXT NOT NULL, who TEXT NOT NULL, origin TEXT NOT NULL, what TEXT NOT NULL,
 	outcome TEXT NOT NULL);
+`, `
+-- Layers besides those of the manifests, from nothing or a version of the image to another version: who may have a version with the
+-- state that one leads to may have it. own: the policy made it, and may remove it.
+CREATE TABLE edges (
+	image TEXT NOT NULL REFERENCES images(id) ON DELETE CASCADE, layer TEXT NOT NULL REFERENCES layers(id),
+	own INTEGER NOT NULL, entered TEXT NOT NULL, PRIMARY KEY (image, layer));
+CREATE INDEX edges_layer ON edges(layer);
+CREATE INDEX layers_to_state ON layers(to_state);
+-- The versions that were written to media.
+CREATE TABLE media (
+	image TEXT NOT NULL, version INTEGER NOT NULL, written TEXT NOT NULL, PRIMARY KEY (image, version),
+	FOREIGN KEY (image, version) REFERENCES versions(image, version) ON DELETE CASCADE);
+-- JSON; empty: the default.
+ALTER TABLE images ADD COLUMN policy TEXT NOT NULL DEFAULT '';
 `}
 
 // dbFile is the catalog's name in the data folder.

@@ -133,7 +133,8 @@ func (s *Server) describe(ctx context.Context, name string) (api.Image, error) {
 		}
 		im.Versions = append(im.Versions, info)
 	}
-	return im, nil
+	im.Layers, err = s.edgesOf(ctx, id)
+	return im, err
 }
 
 func versionInfo(ctx context.Context, q querier, m *image.Manifest) (api.VersionInfo, error) {
@@ -159,6 +160,7 @@ func (s *Server) deleteImage(c *call) error {
 	if err != nil {
 		return err
 	}
+	s.forgetSquashes(name)
 	s.names.Lock()
 	defer s.names.Unlock()
 	var garbage []string // files
@@ -167,7 +169,7 @@ func (s *Server) deleteImage(c *call) error {
 		if err != nil {
 			return err
 		}
-		layers, err := column(c.Context(), tx, "SELECT DISTINCT layer FROM version_layers WHERE image = ?", id)
+		layers, err := column(c.Context(), tx, "SELECT layer FROM version_layers WHERE image = ?1 UNION SELECT layer FROM edges WHERE image = ?1", id)
 		if err != nil {
 			return err
 		}
@@ -186,7 +188,11 @@ func (s *Server) deleteImage(c *call) error {
 	if err != nil {
 		return err
 	}
-	for _, name := range garbage {
+	return s.removeAll(garbage)
+}
+
+func (s *Server) removeAll(files []string) error {
+	for _, name := range files {
 		if err := durable.Remove(s.fsys, name); err != nil {
 			return err
 		}
@@ -194,10 +200,10 @@ func (s *Server) deleteImage(c *call) error {
 	return nil
 }
 
-// dropLayer takes a layer out of the catalog unless a version needs it, and returns the files that are then of no use.
+// dropLayer takes a layer out of the catalog unless some image needs it, and returns the files that are then of no use.
 func dropLayer(ctx context.Context, tx *sql.Tx, id string) ([]string, error) {
 	state, err := column(ctx, tx, `DELETE FROM layers WHERE id = ? AND id NOT IN (SELECT layer FROM version_layers)
-		RETURNING to_state`, id)
+		AND id NOT IN (SELECT layer FROM edges) RETURNING to_state`, id)
 	if err != nil || len(state) == 0 {
 		return nil, err
 	}

@@ -27,7 +27,7 @@ const protocol = "../docs/protocol.md"
 var wire = []any{
 	api.Server{}, api.Login{}, api.Device{}, api.Token{}, api.Offer{}, api.Image{}, api.VersionInfo{}, api.DiskInfo{}, api.Seal{}, api.SealDisk{},
 	api.Upload{}, api.NewUser{}, api.User{}, api.Password{}, api.Group{}, api.Assignment{}, api.DeviceInfo{}, api.MediaFile{}, api.AuditEntry{},
-	api.Error{},
+	api.Error{}, api.Layer{}, api.NewSquash{}, api.Squash{}, api.Policy{},
 }
 
 // section returns what the document has below a heading.

@@ -31,6 +31,7 @@ var routes = []route{
 
 	{"GET /v1/offers", member, "", (*Server).getOffers},
 	{"GET /v1/images/{image}/versions/{version}/manifest", member, "", (*Server).getManifest},
+	{"GET /v1/images/{image}/versions/{version}/layers", member, "", (*Server).getEdges},
 	{"GET /v1/layers/{layer}", member, "", (*Server).getLayer},
 	{"GET /v1/states/{state}", operator, "", (*Server).getState},
 
@@ -39,6 +40,13 @@ var routes = []route{
 	{"DELETE /v1/images/{image}", operator, "delete image", (*Server).deleteImage},
 	{"POST /v1/images/{image}/versions", operator, "publish", (*Server).postVersion},
 	{"GET /v1/images/{image}/versions/{version}/files", operator, "", (*Server).getMediaFiles},
+	{"PUT /v1/images/{image}/versions/{version}/media", operator, "write medium", (*Server).putMedium},
+	{"PUT /v1/images/{image}/layers/{layer}", operator, "add layer", (*Server).putEdge},
+	{"DELETE /v1/images/{image}/layers/{layer}", operator, "remove layer", (*Server).deleteEdge},
+	{"GET /v1/images/{image}/squashes", operator, "", (*Server).getSquashes},
+	{"POST /v1/images/{image}/squashes", operator, "squash", (*Server).postSquash},
+	{"GET /v1/images/{image}/policy", operator, "", (*Server).getPolicy},
+	{"PUT /v1/images/{image}/policy", operator, "set policy", (*Server).putPolicy},
 
 	{"POST /v1/uploads/{layer}", operator, "", (*Server).postUpload},
 	{"GET /v1/uploads/{layer}", operator, "", (*Server).getUpload},

@@ -17,7 +17,8 @@ import (
 // open and own are the routes that are not for administrators alone. A route that is to be added here wants a thought.
 var (
 	open = []string{"GET /v1/server", "POST /v1/login"}
-	own  = []string{"DELETE /v1/login", "GET /v1/offers", "GET /v1/images/{image}/versions/{version}/manifest", "GET /v1/layers/{layer}"}
+	own  = []string{"DELETE /v1/login", "GET /v1/offers", "GET /v1/images/{image}/versions/{version}/manifest",
+		"GET /v1/images/{image}/versions/{version}/layers", "GET /v1/layers/{layer}"}
 )
 
 func TestRoutesHavePermissions(t *testing.T) {

@@ -39,6 +39,7 @@ func (s *Server) postVersion(c *call) error {
 	if err != nil {
 		return err
 	}
+	s.consider(name)
 	return c.reply(info)
 }
 

@@ -64,6 +64,9 @@ type Server struct {
 	mu sync.Mutex
 	// uploads has an entry for each layer that is being received or verified, or whose upload failed.
 	uploads map[image.LayerID]*upload
+	// squashes are those that wait or run, and the last ones that ended; oldest first.
+	squashes  []*squash
+	squashing bool // somebody works on them
 }
 
 // Open opens the data folder for this process alone; an error that wraps durable.ErrLocked means that another one has it.
@@ -123,7 +126,8 @@ func open(ctx context.Context, o Options, fsys durable.FS) (*Server, error) {
 	s.live, s.stop = context.WithCancel(context.WithoutCancel(ctx))
 	s.network = s.handler(s.byToken)
 	s.local = s.handler(s.byLocalSocket)
-	return s, nil
+	// What a policy asked for may have been cut off.
+	return s, s.considerAll(ctx)
 }
 
 // prepare makes the folders and removes what an earlier process did not finish.
