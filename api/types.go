@@ -189,7 +189,7 @@ type Layer struct {
 type NewSquash struct {
 	From image.Version `json:"from"` // 0: nothing; the layers are full images
 	To   image.Version `json:"to"`   // 0: the newest
-	Role image.Role    `json:"role"` // empty: all disks
+	Role image.Role    `json:"role,omitempty"` // empty: all disks
 	// Keep stores the layers even when they save nothing.
 	Keep bool `json:"keep"`
 }

@@ -36,7 +36,7 @@ type Outcome struct {
 	Zero     int              `json:"zero"`     // became zero
 	Layers   int              `json:"layers"`   // installed
 	// Steps are the layers that were installed, in order.
-	Steps []StepReport `json:"steps"`
+	Steps []StepReport `json:"-"`
 	// Detours is how many layers turned out to be of no use, so that another path was taken.
 	Detours int `json:"detours"`
 	// Rates are the bytes a second that the kinds of sources gave, as far as there was enough to measure; see Job.Rates.

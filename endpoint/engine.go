@@ -52,7 +52,8 @@ type Engine struct {
 	registration *Registration
 	login        *Login
 	seen         map[string]seenImage
-	operations   []*Operation // in the order of their creation
+	speed        map[string]float64 // see rates
+	operations   []*Operation       // in the order of their creation
 	running      int
 }
 
@@ -112,6 +113,7 @@ func open(ctx context.Context, o Options, fsys durable.FS) (*Engine, error) {
 	if err := readJSON(fsys, seenFile, &e.seen); err != nil {
 		return nil, err
 	}
+	e.loadRates()
 	if err := e.loadOperations(); err != nil {
 		return nil, err
 	}

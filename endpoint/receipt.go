@@ -16,8 +16,9 @@ type Receipt struct {
 	Version   image.Version `json:"version"`            // the VM has now
 	Previous  image.Version `json:"previous,omitempty"` // it had before
 	// Nothing says why there was nothing to do.
-	Nothing string     `json:"nothing,omitempty"`
-	Path    []PathStep `json:"path"`
+	Nothing string `json:"nothing,omitempty"`
+	// Path are the layers that were installed: the way that was taken.
+	Path []deploy.StepReport `json:"path"`
 	deploy.Outcome
 	Wire    int64                `json:"wire"` // bytes over the line in both directions, with all that TLS and HTTP add
 	Seconds float64              `json:"seconds"`
@@ -25,14 +26,6 @@ type Receipt struct {
 	Verify  *deploy.VerifyResult `json:"verify,omitempty"` // of a check
 	Notes   []string             `json:"notes,omitempty"`
 	Kept    []image.UUID         `json:"kept,omitempty"` // VHDs with changes of the user, whose version is gone
-}
-
-// PathStep is one layer of the way that was taken.
-type PathStep struct {
-	Role  image.Role    `json:"role"`
-	Layer image.LayerID `json:"layer"`
-	From  image.StateID `json:"from"`
-	To    image.StateID `json:"to"`
 }
 
 // DiskReceipt says where a disk is now.
@@ -44,14 +37,10 @@ type DiskReceipt struct {
 	Leaf  string        `json:"leaf"` // file of the VHD that the VM writes to
 }
 
-func pathOf(p *deploy.Plan) []PathStep {
-	out := []PathStep{}
-	for _, d := range p.Disks {
-		for _, st := range d.Steps {
-			out = append(out, PathStep{Role: d.Role, Layer: st.Layer, From: st.From, To: st.To})
-		}
-	}
-	return out
+// add puts the outcome of a job into the receipt.
+func (r *Receipt) add(out *deploy.Outcome) {
+	r.Outcome = *out
+	r.Path = append(r.Path, out.Steps...)
 }
 
 // addDisks says where the VM's disks are.

@@ -52,7 +52,7 @@ func (e *Engine) prepare(ctx context.Context, r Request, t *deploy.Tally) (_ *mi
 		return nil, err
 	}
 	m.job = &deploy.Job{
-		Store: e.store, Tally: t, CheckMedia: e.Settings().Bool(config.ForceLocalChecksum),
+		Store: e.store, Tally: t, CheckMedia: e.Settings().Bool(config.ForceLocalChecksum), Rates: e.rates(),
 		Net: &deploy.Net{
 			Client: m.client, MaxRange: e.Settings().Int(config.DownloadChunk) << 20, GiveUp: e.giveUp, Line: t.SetLine,
 		},
@@ -64,7 +64,8 @@ func (e *Engine) prepare(ctx context.Context, r Request, t *deploy.Tally) (_ *mi
 		err = m.update(ctx, r)
 	case Repair:
 		err = m.repair(r)
-	case Layers: // the caller has the manifest's part to play
+	case Layers: // the caller has the manifest's part to play, and says which layers it is to be
+		m.job.Line = true
 	default:
 		err = fmt.Errorf("endpoint: internal error: request of kind %q", r.Kind)
 	}
@@ -242,7 +243,10 @@ func (e *Engine) Plan(ctx context.Context, r Request) (PlanReport, error) {
 	}
 	defer m.close()
 	if m.nothing != "" {
-		p := &deploy.Plan{Image: m.offer.Image, Version: m.offer.Version, Disks: []deploy.DiskPlan{}, Bytes: map[string]int64{}, Blocks: map[string]int{}, Media: []deploy.MediumPlan{}}
+		p := &deploy.Plan{
+			Image: m.offer.Image, Version: m.offer.Version, Disks: []deploy.DiskPlan{}, Bytes: map[string]int64{}, Blocks: map[string]int{},
+			Media: []deploy.MediumPlan{},
+		}
 		return PlanReport{p, append(m.notes, m.nothing)}, nil
 	}
 	p, err := m.job.Plan(ctx)
@@ -283,14 +287,14 @@ func (o *Operation) perform(ctx context.Context) error {
 	o.change(true, func(s *Status) {
 		s.VM, s.Image, s.Version, s.Notes = m.vm, mf.Image, mf.Version, m.notes
 	})
-	rc := &Receipt{Operation: o.id, Kind: r.Kind, VM: m.vm, Image: mf.Image, Version: mf.Version, Path: []PathStep{}, Notes: m.notes}
+	rc := &Receipt{Operation: o.id, Kind: r.Kind, VM: m.vm, Image: mf.Image, Version: mf.Version, Path: []deploy.StepReport{}, Notes: m.notes}
 	if m.old != nil && m.nothing == "" && r.Kind == Update {
 		rc.Previous = m.old.Current.Version
 	}
 	switch {
 	case m.nothing != "":
 		rc.Nothing, rc.Version = m.nothing, m.old.Current.Version
-		rc.Outcome = deploy.Outcome{Bytes: map[string]int64{}, Sources: []deploy.SourceReport{}}
+		rc.Outcome = *deploy.NewOutcome()
 	case r.Kind == Repair:
 		err = o.mend(ctx, m, rc)
 	default:
@@ -307,20 +311,42 @@ func (o *Operation) perform(ctx context.Context) error {
 	return nil
 }
 
+// setDisks notes what is going to be installed. What an earlier run has built of disks that are not on the way any more goes.
+func (o *Operation) setDisks(disks []DiskInfo) error {
+	before := o.Status().Disks
+	o.change(true, func(s *Status) { s.Disks = disks })
+	for _, d := range before {
+		for _, l := range d.Layers {
+			used := slices.ContainsFunc(disks, func(d DiskInfo) bool {
+				return slices.ContainsFunc(d.Layers, func(now LayerInfo) bool { return now.UUID == l.UUID })
+			})
+			if used {
+				continue
+			}
+			if err := o.e.store.DropPart(l.UUID); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
 // deploy plans, installs and commits.
 func (o *Operation) deploy(ctx context.Context, m *mission, rc *Receipt) error {
 	p, err := m.job.Plan(ctx)
 	if err != nil {
 		return syncclient.Explain(err, fmt.Sprintf("cannot plan version %d of %s", rc.Version, rc.Image), "nothing was changed")
 	}
-	o.change(true, func(s *Status) { s.Disks = disksOf(p, m.reg.URL) })
-	rc.Path = pathOf(p)
+	if err := o.setDisks(disksOf(p, m.reg.URL)); err != nil {
+		return err
+	}
 	m.job.Installed = o.layerDone
 	out, err := m.job.Run(ctx, p)
 	if err != nil {
 		return err
 	}
-	rc.Outcome = *out
+	rc.add(out)
+	o.e.learnRates(out.Rates)
 	o.tally.Installing()
 	vm, err := o.e.store.Commit(m.vm, m.job.Manifest, m.keep)
 	if err != nil {
@@ -342,10 +368,11 @@ func (o *Operation) verify(ctx context.Context, r Request, start time.Time) erro
 		return err
 	}
 	rc := &Receipt{
-		Operation: o.id, Kind: Verify, VM: vm.Name, Image: vm.Image, Version: vm.Current.Version, Verify: res, Path: []PathStep{},
-		Outcome: deploy.Outcome{Bytes: map[string]int64{}, Sources: []deploy.SourceReport{}, Verified: res.Blocks},
+		Operation: o.id, Kind: Verify, VM: vm.Name, Image: vm.Image, Version: vm.Current.Version, Verify: res, Path: []deploy.StepReport{},
+		Outcome: *deploy.NewOutcome(),
 		Seconds: o.e.now().Sub(start).Seconds(), Disks: o.e.diskReceipts(vm.Current),
 	}
+	rc.Verified = res.Blocks
 	o.change(true, func(s *Status) { s.Receipt = rc })
 	return res.Damaged()
 }
@@ -362,14 +389,16 @@ func (o *Operation) mend(ctx context.Context, m *mission, rc *Receipt) error {
 	}
 	if len(damaged) == 0 {
 		rc.Nothing = fmt.Sprintf("no block of VM %s is damaged", m.vm)
-		rc.Outcome = deploy.Outcome{Bytes: map[string]int64{}, Sources: []deploy.SourceReport{}, Verified: res.Blocks}
+		rc.Outcome = *deploy.NewOutcome()
+		rc.Verified = res.Blocks
 		return nil
 	}
 	rc.Notes = append(rc.Notes, fmt.Sprintf("%d of %d blocks were damaged", len(res.Bad), res.Blocks))
 	m.job.Installed = o.layerDone
 	out, err := m.job.Repair(ctx, damaged)
 	if err == nil {
-		rc.Outcome = *out
+		rc.add(out)
+		o.e.learnRates(out.Rates)
 	}
 	return err
 }

@@ -116,3 +116,6 @@ var (
 	StateFile  = stateFile
 	UploadFile = uploadFile
 )
+
+// UsefulLayers is usefulLayers, for tests.
+var UsefulLayers = usefulLayers

@@ -138,7 +138,7 @@ func (s *Server) due(ctx context.Context, name string) ([]api.Squash, error) {
 			out = append(out, to)
 		}
 	}
-	return out, s.retire(ctx, id, v)
+	return out, s.retire(ctx, id)
 }
 
 // fullIsDue reports whether what a newcomer has to fetch for a disk is too much of what the disk takes.
@@ -222,10 +222,10 @@ const keptDirects = 2
 
 // retire removes layers that the policy made to versions that were the newest once, but for the last ones and those to versions that
 // somebody is tied to. Full images stay: they are what everything else can be reached from.
-func (s *Server) retire(ctx context.Context, id string, newest image.Version) error {
+func (s *Server) retire(ctx context.Context, id string) error {
 	rows, err := column(ctx, s.db, `SELECT e.layer FROM (
 			SELECT e.layer AS layer, l.to_state AS to_state,
-				RANK() OVER (PARTITION BY l.from_state ORDER BY (SELECT MAX(v.version) FROM layers t JOIN version_layers v ON v.layer = t.id
+				RANK() OVER (PARTITION BY l.from_state ORDER BY (SELECT MIN(v.version) FROM layers t JOIN version_layers v ON v.layer = t.id
 					WHERE t.to_state = l.to_state AND v.image = e.image) DESC, e.entered DESC) AS age
 			FROM edges e JOIN layers l ON l.id = e.layer WHERE e.image = ?1 AND e.own AND l.from_state <> ?2) e
 		WHERE e.age > ?3 AND NOT EXISTS (SELECT 1 FROM assignments a JOIN version_layers v ON v.image = a.image AND v.version = a.version

@@ -148,7 +148,7 @@ func (s *Server) workOnSquashes() {
 		err := s.makeSquash(ctx, q)
 		s.mu.Lock()
 		q.cancel()
-		if err != nil {
+		if err != nil && q.State != api.SquashStored {
 			q.State, q.Error = api.SquashFailed, wireError(err)
 		}
 		done := q.Squash

@@ -143,7 +143,7 @@ func (m *squasher) make(ctx context.Context, pathBytes int64) error {
 	default:
 		if err = m.enter(ctx, temp, x); err == nil {
 			m.done(x)
-			return nil
+			return m.retire(ctx, m.id)
 		}
 	}
 	return errors.Join(err, durable.Remove(m.fsys, temp))

@@ -9,6 +9,7 @@ import (
 
 	"disksync/deploy"
 	"disksync/endpoint"
+	"disksync/image"
 	"disksync/internal/cli"
 	"disksync/internal/problem"
 	"disksync/internal/progress"
@@ -121,6 +122,7 @@ func printReceipt(w io.Writer, r *endpoint.Receipt) {
 	default:
 		printLine(w, "VM %s, version %d of %s, is ready", r.VM, r.Version, r.Image)
 	}
+	printPath(w, r)
 	for _, s := range r.Sources {
 		line := fmt.Sprintf("  from %-8s %10s  %5d blocks  %s", s.Kind, progress.Bytes(s.Bytes), s.Blocks, s.Name)
 		if s.Bad > 0 {
@@ -133,6 +135,9 @@ func printReceipt(w io.Writer, r *endpoint.Receipt) {
 	}
 	if r.Blocks > 0 || r.Verified > 0 {
 		printLine(w, "  %d blocks verified, %d healed from another source, %d kept from an interrupted run", r.Verified, r.Healed, r.Resumed)
+	}
+	if r.Detours > 0 {
+		printLine(w, "  %s could not be had; another way was taken", count(r.Detours, "layer"))
 	}
 	if r.Nothing == "" {
 		printLine(w, "  %s over the line in all, %v", progress.Bytes(r.Wire), (time.Duration(r.Seconds*1000) * time.Millisecond).Round(10*time.Millisecond))
@@ -171,13 +176,18 @@ func printPlan(w io.Writer, p endpoint.PlanReport) {
 	}
 	printLine(w, "version %d of %s", p.Version, p.Image)
 	for _, d := range p.Disks {
-		from := "nothing"
-		if !d.Start.IsZero() {
-			from = "the installed state " + d.Start.Short()
+		from := "from nothing"
+		switch {
+		case len(d.Steps) == 0:
+			from = "it is installed"
+		case d.StartVersion != 0:
+			from = fmt.Sprintf("from version %d, which is here", d.StartVersion)
+		case !d.Start.IsZero():
+			from = "from the installed state " + d.Start.Short()
 		}
-		printLine(w, "  %s disk, %s: from %s", d.Role, progress.Bytes(d.Size), from)
+		printLine(w, "  %s disk, %s: %s", d.Role, progress.Bytes(d.Size), from)
 		for _, st := range d.Steps {
-			printLine(w, "    layer %s: %d blocks; %s", st.Layer.Short(), st.Blocks, bySource(st.Bytes))
+			printStep(w, st.FromVersion, st.ToVersion, st.From.IsZero(), st.Layer, st.Blocks, st.Bytes)
 		}
 	}
 	for _, k := range deploy.Kinds() {
@@ -192,12 +202,81 @@ func printPlan(w io.Writer, p endpoint.PlanReport) {
 		printLine(w, "  %d blocks are nowhere to be had at present", p.Missing)
 	}
 	printLine(w, "  space: up to %s needed, %s free", progress.Bytes(p.Needed), progress.Bytes(p.Free))
+	printLine(w, "  time: %s", estimate(p))
 	for _, m := range p.Media {
 		printLine(w, "  medium %s (%s): %s; gives %d blocks", m.Dir, m.Kind, m.Found, m.Blocks)
 		for _, n := range m.Notes {
 			printLine(w, "    %s", n)
 		}
 	}
+}
+
+// printPath shows the way that was taken, as a plan shows it.
+func printPath(w io.Writer, r *endpoint.Receipt) {
+	for _, d := range r.Disks {
+		shown := false
+		for _, st := range r.Path {
+			if st.Role != d.Role {
+				continue
+			}
+			if !shown {
+				from := "from nothing"
+				if !st.From.IsZero() {
+					from = "from the installed state " + st.From.Short()
+				}
+				if st.FromVersion != 0 {
+					from = fmt.Sprintf("from version %d, which was here", st.FromVersion)
+				}
+				printLine(w, "  %s disk, %s: %s", d.Role, progress.Bytes(d.Size), from)
+				shown = true
+			}
+			printStep(w, st.FromVersion, st.ToVersion, st.From.IsZero(), st.Layer, st.Blocks, st.Bytes)
+		}
+	}
+}
+
+// printStep shows one layer of a path, with the versions that it leads from and to where they are known.
+func printStep(w io.Writer, from, to image.Version, full bool, id image.LayerID, blocks int, bytes map[string]int64) {
+	what := "a layer"
+	switch {
+	case full && to != 0:
+		what = fmt.Sprintf("full image of version %d", to)
+	case full:
+		what = "full image"
+	case from != 0 && to != 0:
+		what = fmt.Sprintf("version %d to %d", from, to)
+	case to != 0:
+		what = fmt.Sprintf("to version %d", to)
+	}
+	line := fmt.Sprintf("    %s: %s", what, count(blocks, "block"))
+	if s := bySource(bytes); s != "" {
+		line += "; " + s
+	}
+	printLine(w, "%s (layer %s)", line, id.Short())
+}
+
+func count(n int, one string) string {
+	if n == 1 {
+		return "1 " + one
+	}
+	return fmt.Sprintf("%d %ss", n, one)
+}
+
+// estimate says how long a plan takes, or why nobody knows.
+func estimate(p endpoint.PlanReport) string {
+	if len(p.Unknown) > 0 {
+		return "not known; nothing was measured yet of: " + strings.Join(p.Unknown, ", ")
+	}
+	d := time.Duration(p.Seconds * float64(time.Second))
+	switch {
+	case d < 2*time.Second:
+		return "a moment"
+	case d < 90*time.Second:
+		return fmt.Sprintf("about %d s, by what was measured before", int(d.Round(time.Second).Seconds()))
+	case d < 90*time.Minute:
+		return fmt.Sprintf("about %d min, by what was measured before", int(d.Round(time.Minute).Minutes()))
+	}
+	return fmt.Sprintf("about %.1f h, by what was measured before", d.Hours())
 }
 
 func printOperations(w io.Writer, ops []endpoint.Status) error {

@@ -20,7 +20,7 @@ import (
 
 func newImage(o *options) *cobra.Command {
 	return cli.Group("image", "Publish and look at images",
-		newPublish(o), newImageList(o), newImageShow(o), newImageDelete(o))
+		newPublish(o), newImageList(o), newImageShow(o), newSquash(o), newPolicy(o), newImageDelete(o))
 }
 
 func newPublish(o *options) *cobra.Command {
@@ -120,10 +120,10 @@ func newImageList(o *options) *cobra.Command {
 		func(cmd *cobra.Command, c *syncclient.Client, _ []string) ([]api.Image, error) {
 			return c.Images(cmd.Context())
 		},
-		[]string{"IMAGE", "MODE", "VERSIONS", "NEWEST", "DISK", "STORED"},
+		[]string{"IMAGE", "MODE", "VERSIONS", "OTHER WAYS", "NEWEST", "DISK", "STORED"},
 		func(im api.Image) []string {
 			if len(im.Versions) == 0 {
-				return []string{im.Name, string(im.Mode), "0", "-", "-", "-"}
+				return []string{im.Name, string(im.Mode), "0", "0", "-", "-", "-"}
 			}
 			var disk, stored int64
 			newest := im.Versions[len(im.Versions)-1]
@@ -139,7 +139,10 @@ func newImageList(o *options) *cobra.Command {
 					}
 				}
 			}
-			return []string{im.Name, string(im.Mode), strconv.Itoa(len(im.Versions)), newest.Version.String(),
+			for _, l := range im.Layers {
+				stored += l.Length
+			}
+			return []string{im.Name, string(im.Mode), strconv.Itoa(len(im.Versions)), strconv.Itoa(len(im.Layers)), newest.Version.String(),
 				progress.Bytes(disk), progress.Bytes(stored)}
 		})
 }
@@ -151,7 +154,7 @@ func newImageShow(o *options) *cobra.Command {
 	}
 	var asJSON bool
 	c := &cobra.Command{
-		Use: "show IMAGE", Short: "Show the versions of an image", Args: cobra.ExactArgs(1),
+		Use: "show IMAGE", Short: "Show the versions of an image, and the layers besides those that they were published with", Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return o.with(cmd.Context(), func(c *syncclient.Client) error {
 				im, err := c.Image(cmd.Context(), args[0])
@@ -173,8 +176,12 @@ func newImageShow(o *options) *cobra.Command {
 							progress.Bytes(d.Size), strconv.Itoa(d.Blocks), progress.Bytes(d.Bytes), from, d.State.Short(), v.Note})
 					}
 				}
-				return cli.Table(cmd.OutOrStdout(),
+				err = cli.Table(cmd.OutOrStdout(),
 					[]string{"VERSION", "CREATED", "ROLE", "DISK", "BLOCKS", "LAYER", "FROM", "STATE", "NOTE"}, rows)
+				if err != nil {
+					return err
+				}
+				return printExtraLayers(cmd.OutOrStdout(), im)
 			})
 		},
 	}
