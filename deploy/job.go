@@ -40,7 +40,7 @@ type Outcome struct {
 	// Detours is how many layers turned out to be of no use, so that another path was taken.
 	Detours int `json:"detours"`
 	// Rates are the bytes a second that the kinds of sources gave, as far as there was enough to measure; see Job.Rates.
-	Rates map[string]float64 `json:"rates"`
+	Rates map[string]float64 `json:"-"`
 }
 
 // StepReport says what the installation of one layer took.
