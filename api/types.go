@@ -187,8 +187,8 @@ type Layer struct {
 
 // NewSquash asks for layers that lead directly from one version of an image to another, one for each disk.
 type NewSquash struct {
-	From image.Version `json:"from"` // 0: nothing; the layers are full images
-	To   image.Version `json:"to"`   // 0: the newest
+	From image.Version `json:"from"`           // 0: nothing; the layers are full images
+	To   image.Version `json:"to"`             // 0: the newest
 	Role image.Role    `json:"role,omitempty"` // empty: all disks
 	// Keep stores the layers even when they save nothing.
 	Keep bool `json:"keep"`

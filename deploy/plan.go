@@ -9,7 +9,6 @@ import (
 
 	"disksync/cache"
 	"disksync/image"
-	"disksync/internal/problem"
 	"disksync/layer"
 	"disksync/vhd"
 )

@@ -18,7 +18,7 @@ const (
 	longPause = 10 * time.Second
 	// A rate means something when so many bytes took so long.
 	enoughBytes = 256 << 10
-	enoughTime  = 200 * time.Millisecond
+	enoughTime  = 20 * time.Millisecond
 	// trifle is how many bytes of a source need no rate for an estimate.
 	trifle = 256 << 10
 )

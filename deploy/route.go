@@ -6,8 +6,6 @@ import (
 	"fmt"
 	"slices"
 
-	"golang.org/x/sync/errgroup"
-
 	"disksync/api"
 	"disksync/cache"
 	"disksync/image"
@@ -15,34 +13,6 @@ import (
 	"disksync/layer"
 	"disksync/syncclient"
 )
-
-// holdings are the blocks that need not come over the network, for all disks of a plan.
-type holdings struct {
-	local map[image.Digest]bool  // of installed disks, and what earlier steps of the plan bring
-	plain []cache.Disk           // states that some medium has as VHD files, as far as their digests are known
-	seen  map[image.StateID]bool // whether plain has it
-}
-
-// holdings returns what is on this machine.
-func (s *Store) holdings() (*holdings, error) {
-	h := &holdings{local: map[image.Digest]bool{}, seen: map[image.StateID]bool{}}
-	ids, err := s.States()
-	if err != nil {
-		return nil, err
-	}
-	for _, id := range ids {
-		st, err := s.State(id)
-		if err != nil {
-			return nil, err
-		}
-		for _, d := range st.Blocks {
-			if !d.IsZero() {
-				h.local[d] = true
-			}
-		}
-	}
-	return h, nil
-}
 
 // router finds the path to the state of one disk: it knows what the search has to know about media, this machine and the
 // Synchronizer.
@@ -199,128 +169,7 @@ func (j *Job) onMedium(id image.LayerID) bool {
 	return slices.ContainsFunc(j.Media, func(m *cache.Inventory) bool { return m.HasLayer(id) })
 }
 
-// priceAll finds out what layers cost.
-func (r *router) priceAll(todo []*edge) error {
-	if err := r.fetchIndexes(todo); err != nil {
-		return err
-	}
-	for _, e := range todo {
-		if e.dead != nil {
-			continue
-		}
-		if err := r.priceOne(e); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// fetchIndexes gets the indexes of layers, from media where they are. One that is not what it should be is the end of that layer
-// only; that of the line is the end of the search.
-func (r *router) fetchIndexes(todo []*edge) error {
-	var fetch []*edge
-	for _, e := range todo {
-		if r.indexes[e.ref.ID] != nil {
-			continue
-		}
-		if x := r.j.mediaIndex(e.ref.ID); x != nil {
-			r.take(e, x)
-		} else {
-			fetch = append(fetch, e)
-		}
-	}
-	if len(fetch) == 0 {
-		return nil
-	}
-	found := make([]*layer.Index, len(fetch))
-	g, ctx := errgroup.WithContext(r.ctx)
-	g.SetLimit(indexFetches)
-	for i, e := range fetch {
-		g.Go(func() error {
-			x, err := r.j.index(ctx, e.ref)
-			if err != nil && (ctx.Err() != nil || syncclient.Interrupted(err)) {
-				return err
-			}
-			found[i] = x
-			if err != nil {
-				e.dead = err
-			}
-			return nil
-		})
-	}
-	if err := g.Wait(); err != nil {
-		return err
-	}
-	for i, e := range fetch {
-		if found[i] != nil {
-			// A medium that lost its index on the way makes it cost what it costs elsewhere.
-			e.cost = e.ref.IndexLength
-			r.fetched += e.ref.IndexLength
-			r.take(e, found[i])
-		}
-	}
-	return nil
-}
-
-// take notes the index of a layer, unless it is of no use.
-func (r *router) take(e *edge, x *layer.Index) {
-	if x.From() != e.ref.From || x.To() != e.ref.To {
-		e.dead = fmt.Errorf("%w: layer %s leads from %s to %s", ErrPlan, x.ID().Short(), x.From().Short(), x.To().Short())
-		return
-	}
-	r.indexes[e.ref.ID] = x
-}
-
-// mediaIndex returns a layer's index from a medium, nil when none has it.
-func (j *Job) mediaIndex(id image.LayerID) *layer.Index {
-	for _, m := range j.Media {
-		if x, ok := m.Index(id); ok {
-			return x
-		}
-	}
-	return nil
-}
-
-// priceOne works out what a layer costs whose index is here: the frames whose blocks neither this machine nor a medium has, and
-// its index.
-func (r *router) priceOne(e *edge) error {
-	x := r.indexes[e.ref.ID]
-	part, err := r.j.Store.partBlocks(image.VHDUUID(x.To()), x.From())
-	if err != nil {
-		return err
-	}
-	wanted, lengths := map[image.Digest]bool{}, map[image.Digest]int64{}
-	e.space = stepSpace(x)
-	for i := range x.Len() {
-		f := x.Frame(i)
-		if part[f.Block] {
-			e.space -= image.BlockSize + vhdOverhead
-		} else if f.Codec != layer.Zero && !r.here.local[f.Digest] {
-			wanted[f.Digest], lengths[f.Digest] = true, int64(f.Length)
-		}
-	}
-	for _, inv := range r.j.Media {
-		if len(wanted) == 0 {
-			break
-		}
-		src := inv.Source(cache.Wanted{Blocks: wanted, Layers: []*layer.Index{x}, Disks: r.here.plain})
-		for d := range wanted {
-			if _, ok := src.Holds(d); ok {
-				delete(wanted, d)
-			}
-		}
-	}
-	e.cost, e.exact = 0, true
-	if r.j.mediaIndex(x.ID()) == nil {
-		e.cost = e.ref.IndexLength
-	}
-	for d := range wanted {
-		e.cost += lengths[d]
-	}
-	return nil
-}
-
-// route returns the cheapest path whose layers lead where they say, with the states on it.
+// route returns the cheapest path whose layers lead where they say.
 func (r *router) route() ([]*edge, error) {
 	for {
 		path, err := r.run()
@@ -330,8 +179,11 @@ func (r *router) route() ([]*edge, error) {
 		if err != nil {
 			return nil, err
 		}
-		ok, err := r.walk(path)
-		if err != nil || ok {
+		again, err := r.learn(path)
+		if err == nil && !again {
+			again, err = r.walk(path)
+		}
+		if err != nil || !again {
 			return path, err
 		}
 	}
@@ -347,54 +199,57 @@ func (r *router) whyNoPath() error {
 	return fmt.Errorf("%w: %s", errNoPath, r.goal.Short())
 }
 
-// walk applies the layers of a path one after the other. It returns false when the search has to be done again: a layer does not
-// lead where it says, or a state became known that a medium has as VHD files.
-func (r *router) walk(path []*edge) (bool, error) {
-	if len(path) == 0 {
+// walk applies the layers of the path that was found. It returns true when the search has to be done again: a layer does not lead
+// where it says, or a state became known that a medium has as VHD files.
+func (r *router) walk(path []*edge) (again bool, err error) {
+	known := len(r.here.plain)
+	if err := r.apply(path); err != nil {
+		return false, err
+	}
+	if slices.ContainsFunc(path, func(e *edge) bool { return e.dead != nil }) {
 		return true, nil
+	}
+	if n := len(path); n > 0 && r.d.Size != 0 && r.indexes[path[n-1].ref.ID].Size() != r.d.Size {
+		// The state has one size only; the manifest contradicts itself.
+		return false, fmt.Errorf("%w: they end in a disk of %d bytes", ErrPlan, r.indexes[path[n-1].ref.ID].Size())
+	}
+	if len(r.here.plain) == known {
+		return false, nil
+	}
+	return true, r.priceAgain()
+}
+
+// apply applies the layers of a path one after the other, up to one that does not lead where it says, which is then dead. Their indexes
+// are here, but for those of dead ones.
+func (r *router) apply(path []*edge) error {
+	if len(path) == 0 {
+		return nil
 	}
 	state, err := r.j.Store.State(path[0].ref.From)
 	if err != nil {
-		return false, problem.New("DS-DISK-DAMAGED", problem.Damaged, err, "the digest list of an installed disk is damaged",
+		return problem.New("DS-DISK-DAMAGED", problem.Damaged, err, "the digest list of an installed disk is damaged",
 			"nothing was changed", "run `verify --repair` on the VM first")
 	}
-	found := false
 	for _, e := range path {
-		next, err := r.indexes[e.ref.ID].Apply(state)
-		if err != nil {
+		if e.dead != nil {
+			return nil
+		}
+		if state, err = r.indexes[e.ref.ID].Apply(state); err != nil {
 			e.dead = fmt.Errorf("%w: %w", ErrPlan, err)
-			return false, nil
+			return nil
 		}
-		state = next
-		found = r.keepPlain(state, e.ref.To) || found
+		r.keepPlain(state, e.ref.To)
 	}
-	if r.d.Size != 0 && state.Size != r.d.Size {
-		// The state has one size only; the manifest contradicts itself.
-		return false, fmt.Errorf("%w: they end in a disk of %d bytes", ErrPlan, state.Size)
-	}
-	if !found {
-		return true, nil
-	}
-	for _, e := range r.edges {
-		if e.exact && e.dead == nil {
-			if err := r.priceOne(e); err != nil {
-				return false, err
-			}
-		}
-	}
-	return false, nil
+	return nil
 }
 
-// keepPlain notes a state that some medium has as VHD files, and reports whether that is news. The digests of every state on a
-// long path would take much memory; only those that help are kept.
-func (r *router) keepPlain(st image.State, id image.StateID) bool {
-	uuids := r.j.onMedia(r.uuids(id))
-	if len(uuids) == 0 || r.here.seen[id] {
-		return false
+// keepPlain notes a state that some medium has as VHD files. The digests of every state on a long path would take much memory; only
+// those that help are kept.
+func (r *router) keepPlain(st image.State, id image.StateID) {
+	if uuids := r.j.onMedia(r.uuids(id)); len(uuids) > 0 && !r.here.seen[id] {
+		r.here.seen[id] = true
+		r.here.plain = append(r.here.plain, cache.Disk{State: st, UUIDs: uuids})
 	}
-	r.here.seen[id] = true
-	r.here.plain = append(r.here.plain, cache.Disk{State: st, UUIDs: uuids})
-	return true
 }
 
 // uuids returns those of VHD files that hold a state.

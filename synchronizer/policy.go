@@ -8,6 +8,7 @@ import (
 
 	"disksync/api"
 	"disksync/image"
+	"disksync/layer"
 )
 
 // policyOf returns the policy of an image.
@@ -186,7 +187,8 @@ func (s *Server) directsDue(ctx context.Context, p api.Policy, id string, newest
 }
 
 // packedSize estimates the file of a layer from one state to another by the frames that the layers of a path have for the blocks in
-// question. What the path has no frame for does not count.
+// question. What the path has no frame for does not count. A full image has nothing to refer to, so for it a frame that does counts as
+// much as others have on the average.
 func (s *Server) packedSize(ctx context.Context, path []image.LayerRef, from, to image.StateID) (int64, error) {
 	a, err := s.state(ctx, from)
 	if err != nil {
@@ -197,6 +199,7 @@ func (s *Server) packedSize(ctx context.Context, path []image.LayerRef, from, to
 		return 0, err
 	}
 	lengths := map[image.Digest]int64{}
+	var alone, count int64
 	for _, l := range path {
 		x, err := s.index(l.ID.String())
 		if err != nil {
@@ -204,7 +207,14 @@ func (s *Server) packedSize(ctx context.Context, path []image.LayerRef, from, to
 		}
 		for i := range x.Len() {
 			f := x.Frame(i)
-			lengths[f.Digest] = int64(f.Length)
+			n := int64(f.Length)
+			switch {
+			case f.Alone():
+				alone, count = alone+n, count+1
+			case from.IsZero() && f.Codec != layer.Zero:
+				n = alone / max(count, 1)
+			}
+			lengths[f.Digest] = n
 		}
 	}
 	const entry = 56 // of a frame in the index

@@ -166,15 +166,24 @@ func (m *squasher) room() error {
 
 // pack writes the layer and reads it back.
 func (m *squasher) pack(ctx context.Context, f durable.File) (*layer.Index, error) {
-	disk, closeAll, err := m.open(m.path)
+	disk, err := m.openPath(m.path)
 	if err != nil {
 		return nil, err
 	}
-	defer closeAll()
-	res, err := layer.Encode(ctx, &fileWriter{f: f}, m.from, &courteous{Server: m.Server, ctx: ctx, disk: disk, state: m.to}, layer.EncodeOptions{
+	defer disk.Close()
+	o := layer.EncodeOptions{
 		Workers:  1, // others have the machine
 		Progress: func(done int64) { m.change(m.q, func(q *squash) { q.Done = done }) },
-	})
+	}
+	if id := m.from.ID(); !id.IsZero() {
+		from, err := m.openState(ctx, id)
+		if err != nil {
+			return nil, err
+		}
+		defer from.Close()
+		o.FromDisk = from
+	}
+	res, err := layer.Encode(ctx, &fileWriter{f: f}, m.from, &courteous{Server: m.Server, ctx: ctx, disk: disk.Reader}, o)
 	if err != nil {
 		return nil, err
 	}
@@ -192,40 +201,7 @@ func (m *squasher) pack(ctx context.Context, f durable.File) (*layer.Index, erro
 	if _, err := x.Apply(m.from); err != nil {
 		return nil, err
 	}
-	return x, layer.Verify(ctx, f, x, func(_ layer.Frame, err error) error { return err })
-}
-
-// open returns the disk at the end of a path of stored layers.
-func (s *Server) open(path []image.LayerRef) (disk *layer.Reader, closeAll func(), err error) {
-	var files []durable.File
-	closeAll = func() {
-		if disk != nil {
-			disk.Close()
-		}
-		for _, f := range files {
-			f.Close()
-		}
-	}
-	var sources []layer.Source
-	for _, l := range path {
-		x, err := s.index(l.ID.String())
-		if err == nil {
-			var f durable.File
-			if f, err = s.fsys.Open(layerFile(l.ID.String())); err == nil {
-				files = append(files, f)
-				sources = append(sources, layer.Source{Index: x, R: f})
-			}
-		}
-		if err != nil {
-			closeAll()
-			return nil, nil, err
-		}
-	}
-	if disk, err = layer.NewReader(sources); err != nil {
-		closeAll()
-		return nil, nil, err
-	}
-	return disk, closeAll, nil
+	return x, layer.Verify(ctx, f, x, o.FromDisk, func(_ layer.Frame, err error) error { return err })
 }
 
 // enter names the layer and makes it an edge of the image.
@@ -270,12 +246,10 @@ func (w *fileWriter) Write(p []byte) (int, error) {
 }
 
 // courteous is a disk that is read without haste while the Synchronizer has transfers: it then rests three times as long as it worked.
-// Where its state has zeros nothing is read.
 type courteous struct {
 	*Server
-	ctx   context.Context //nolint:containedctx // of the reading; io.ReaderAt takes none
-	disk  *layer.Reader
-	state image.State
+	ctx  context.Context //nolint:containedctx // of the reading; io.ReaderAt takes none
+	disk *layer.Reader
 }
 
 const courtesy = 3
@@ -299,11 +273,4 @@ func (c *courteous) ReadAt(p []byte, off int64) (int, error) {
 }
 
 // NextData implements layer.DataSeeker.
-func (c *courteous) NextData(off int64) (int64, error) {
-	for i := int(off / image.BlockSize); i < len(c.state.Blocks); i++ {
-		if !c.state.Blocks[i].IsZero() {
-			return max(off, int64(i)*image.BlockSize), nil
-		}
-	}
-	return c.Size(), nil
-}
+func (c *courteous) NextData(off int64) (int64, error) { return c.disk.NextData(off) }
