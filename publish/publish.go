@@ -25,6 +25,8 @@ type Options struct {
 	Mode  image.Mode // of a new image
 	Note  string
 	Disks []Disk
+	// AllBlocks publishes also what the file systems call free; without it that is zeros.
+	AllBlocks bool
 	// Spool is a folder with room for the packed difference; empty: the system's folder for temporary files.
 	Spool string
 	// Level is the compression level; 0: layer.Encode's own choice.
@@ -60,6 +62,7 @@ type DiskResult struct {
 	From      image.StateID `json:"from,omitzero"` // zero: a full image
 	Blocks    int           `json:"blocks"`        // in the layer
 	Bytes     int64         `json:"bytes"`         // of the layer's file
+	Freed     int64         `json:"freed"`         // bytes that the file systems call free, published as zeros
 	Unchanged bool          `json:"unchanged"`
 }
 
@@ -201,7 +204,11 @@ func (p *run) disk(ctx context.Context, d Disk) (DiskResult, []image.UUID, error
 	for _, w := range src.Warnings {
 		p.Warn(d.Path + ": " + w)
 	}
-	res := DiskResult{Role: d.Role, Format: src.Format, Size: src.Size(), From: from.ID()}
+	freed, err := p.leaveOutFree(src, d.Path)
+	if err != nil {
+		return DiskResult{}, nil, err
+	}
+	res := DiskResult{Role: d.Role, Format: src.Format, Size: src.Size(), From: from.ID(), Freed: freed}
 	spool, err := p.spoolFile()
 	if err != nil {
 		return DiskResult{}, nil, err

@@ -82,6 +82,7 @@ func TestForms(t *testing.T) {
 			var warned warnings
 			o := options(t, test.name, test.file)
 			o.Warn = warned.add
+			o.AllBlocks = true // no file system is on these disks, which would be warned of
 			res, err := publish.Run(t.Context(), l.Admin, o)
 			if err != nil {
 				t.Fatal(err)

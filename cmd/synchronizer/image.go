@@ -27,14 +27,18 @@ func newPublish(o *options) *cobra.Command {
 	disks := map[image.Role]*string{}
 	var mode, note, format, spool string
 	var level int
-	var asJSON bool
+	var asJSON, allBlocks bool
 	c := &cobra.Command{
 		Use: "publish IMAGE --system FILE", Short: "Publish a version of an image", Args: cobra.ExactArgs(1),
 		Long: `Publishes the next version of an image: the first time the whole disk, then what differs from the newest
 version. FILE is a raw disk, or a VHD of any kind; a differencing VHD needs its parents beside it, or a
-published version in their place. A disk that is not named stays as it was in the version before.`,
+published version in their place. A disk that is not named stays as it was in the version before.
+
+What deleted files left behind is not published: space that a cleanly unmounted file system calls free
+becomes zeros, and so does what is in swap spaces, pagefile.sys, hiberfil.sys and swapfile.sys.`,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			opts := publish.Options{Image: args[0], Mode: image.Mode(mode), Note: note, Spool: spool, Level: zstd.EncoderLevel(level)}
+			opts := publish.Options{Image: args[0], Mode: image.Mode(mode), Note: note, Spool: spool, Level: zstd.EncoderLevel(level),
+				AllBlocks: allBlocks}
 			if mode != "" {
 				if err := new(image.Mode).UnmarshalText([]byte(mode)); err != nil {
 					return cli.UsageError("%v", err)
@@ -79,6 +83,7 @@ published version in their place. A disk that is not named stays as it was in th
 	c.Flags().StringVar(&mode, "mode", "", "of a new image: static (default), static-profile or dynamic")
 	c.Flags().StringVar(&note, "note", "", "words about this version")
 	c.Flags().StringVar(&format, "format", "", "read the files as vhd or raw, whatever they are called")
+	c.Flags().BoolVar(&allBlocks, "all-blocks", false, "publish also what is in free space")
 	c.Flags().StringVar(&spool, "spool", "", "`folder` with room for the packed difference")
 	c.Flags().IntVar(&level, "level", 0, "compression level 1 (fast) to 4 (small); default 3")
 	c.Flags().BoolVar(&asJSON, "json", false, "print the result as JSON")
@@ -110,7 +115,11 @@ func printPublished(cmd *cobra.Command, res publish.Result) {
 			fmt.Fprintf(w, "  %s disk: unchanged\n", d.Role)
 			continue
 		}
-		fmt.Fprintf(w, "  %s disk: %s, %s, %d blocks in %s (layer %s)\n", d.Role, progress.Bytes(d.Size), what, d.Blocks,
+		free := ""
+		if d.Freed > 0 {
+			free = fmt.Sprintf(" (%s of it free)", progress.Bytes(d.Freed))
+		}
+		fmt.Fprintf(w, "  %s disk: %s%s, %s, %d blocks in %s (layer %s)\n", d.Role, progress.Bytes(d.Size), free, what, d.Blocks,
 			progress.Bytes(d.Bytes), d.Layer.Short())
 	}
 }

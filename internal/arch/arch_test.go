@@ -31,13 +31,14 @@ var rules = map[string]rule{
 	"image":       {"", ""},
 	"api":         {"image", ""},
 	"vhd":         {"image", ""},
+	"diskmap":     {"", ""},
 	"vhd/vhdfile": {"image vhd", "golang.org/x/sys"},
 	"layer":       {"image internal/lzma", "github.com/klauspost/compress golang.org/x/sync"},
 	"config":      {"internal/durable", "github.com/pelletier/go-toml/v2"},
 	"cache":       {"image layer vhd", "golang.org/x/sys"},
 	"syncclient":  {"api image layer internal/problem", "golang.org/x/sys"},
 	"media":       {"api image layer syncclient internal/durable internal/problem", ""},
-	"publish":     {"api image layer syncclient vhd vhd/vhdfile internal/problem", "github.com/klauspost/compress golang.org/x/sys"},
+	"publish":     {"api diskmap image layer syncclient vhd vhd/vhdfile internal/problem", "github.com/klauspost/compress golang.org/x/sys"},
 	"deploy":      {"api cache image layer syncclient vhd internal/durable internal/problem", "golang.org/x/sync"},
 	"synchronizer": {"api image layer internal/durable internal/release",
 		"golang.org/x/crypto golang.org/x/sync golang.org/x/sys golang.org/x/time modernc.org/sqlite"},
@@ -74,7 +75,7 @@ var rules = map[string]rule{
 }
 
 // pure packages take readers and bytes and return values: no files, no network, no clock, no logging.
-var pure = []string{"image", "vhd", "layer", "api", "internal/lzma"}
+var pure = []string{"image", "vhd", "layer", "api", "diskmap", "internal/lzma"}
 
 var notPure = []string{"os", "net", "net/http", "log", "log/slog", "os/exec", "syscall"}
 

@@ -1,0 +1,225 @@
+package diskmap
+
+import (
+	"encoding/binary"
+	"slices"
+	"strings"
+)
+
+const (
+	entryBytes = 32
+	// maxFolderBytes bounds the memory for one folder: half a million entries.
+	maxFolderBytes = 16 << 20
+
+	exEnd    = 0x00
+	exBitmap = 0x81
+	exUpcase = 0x82
+	exLabel  = 0x83
+	exFile   = 0x85
+	exGUID   = 0xa0
+	exStream = 0xc0
+	exName   = 0xc1
+	exInUse  = 0x80
+)
+
+// allocation is what an entry says about clusters.
+type allocation struct {
+	first, size int64
+	inOnePiece  bool // the FAT says nothing about it
+}
+
+func parseAllocation(e []byte) allocation {
+	le := binary.LittleEndian
+	return allocation{int64(le.Uint32(e[20:])), int64(le.Uint64(e[24:])), e[1]&2 != 0}
+}
+
+// readMap finds the map in the root folder, and reads it.
+func (v *exfat) readMap() error {
+	root, err := v.fat.chain(v.root, maxRootClusters)
+	if err != nil {
+		return err
+	}
+	if root.size > maxFolderBytes {
+		root.size = maxFolderBytes
+	}
+	b := make([]byte, root.size)
+	if err := root.readAt(b, 0); err != nil {
+		return err
+	}
+	for ; len(b) >= entryBytes && b[0] != exEnd; b = b[entryBytes:] {
+		if b[0] != exBitmap || b[1]&1 != 0 {
+			continue
+		}
+		a := parseAllocation(b)
+		a.inOnePiece = false // flags of this entry mean something else
+		if a.size != (v.clusters+7)/8 {
+			break
+		}
+		s, err := v.clustersOf(a)
+		if err != nil {
+			return err
+		}
+		return v.z.loadMap(s)
+	}
+	return keep("the map of its clusters makes no sense")
+}
+
+// clustersOf returns the clusters of a file.
+func (v *exfat) clustersOf(a allocation) (*stream, error) {
+	bad := keep("the clusters of a file make no sense")
+	s := &stream{region: v.region, cluster: v.cluster, base: v.dataAt}
+	if a.size < 0 || a.size > v.clusters*v.cluster || a.size > 0 && (a.first < firstCluster || a.first >= v.clusters+firstCluster) {
+		return nil, bad
+	}
+	n := (a.size + v.cluster - 1) / v.cluster
+	if a.inOnePiece && n > 0 {
+		s.runs = []run{{a.first - firstCluster, n}}
+		if a.first-firstCluster+n > v.clusters {
+			return nil, bad
+		}
+	} else {
+		for c := a.first; n > 0; n-- {
+			if c < firstCluster || c >= v.clusters+firstCluster {
+				return nil, bad
+			}
+			s.add(c - firstCluster)
+			e, err := v.fat.entry(c)
+			if err != nil {
+				return nil, err
+			}
+			c = int64(e)
+		}
+	}
+	s.size = a.size
+	return s, nil
+}
+
+// claim checks that the clusters of a file are marked used, and that no other file has them.
+func (v *exfat) claim(s *stream) error {
+	for _, r := range s.runs {
+		if !v.z.holds(r.at, r.at+r.n) {
+			return keep("clusters of a file are marked free")
+		}
+		if !v.claimed.holds(r.at, r.at+r.n) {
+			return keep("two files have the same clusters")
+		}
+		v.claimed.set(r.at, r.at+r.n, true)
+	}
+	return nil
+}
+
+// walk goes through all folders, and returns the files whose content means nothing any more. Each folder has clusters of its own,
+// so it ends.
+func (v *exfat) walk() ([]*stream, error) {
+	root, err := v.fat.chain(v.root, maxRootClusters)
+	if err != nil {
+		return nil, err
+	}
+	if err := v.claim(root); err != nil {
+		return nil, err
+	}
+	var gone []*stream
+	folders := []*stream{root}
+	for i := 0; i < len(folders); i++ {
+		folder := folders[i]
+		folders[i] = nil
+		if folder.size > maxFolderBytes {
+			return nil, keep("a folder in it is too large")
+		}
+		b := make([]byte, folder.size)
+		if err := folder.readAt(b, 0); err != nil {
+			return nil, err
+		}
+		for len(b) >= entryBytes && b[0] != exEnd {
+			n, err := v.entrySet(b, i == 0, &folders, &gone)
+			if err != nil {
+				return nil, err
+			}
+			b = b[n*entryBytes:]
+		}
+	}
+	return gone, nil
+}
+
+// entrySet takes the entry that b begins with, and those that belong to it, and returns how many they are.
+func (v *exfat) entrySet(b []byte, inRoot bool, folders, gone *[]*stream) (int, error) {
+	switch kind := b[0]; {
+	case kind&exInUse == 0 || kind == exLabel || kind == exGUID:
+		return 1, nil
+	case kind == exBitmap || kind == exUpcase:
+		a := parseAllocation(b)
+		a.inOnePiece = false
+		s, err := v.clustersOf(a)
+		if err != nil {
+			return 0, err
+		}
+		return 1, v.claim(s)
+	case kind != exFile:
+		return 0, keep("it has entries of a kind that is not known")
+	}
+	n := int(b[1]) + 1
+	if n < 3 || n*entryBytes > len(b) || b[entryBytes] != exStream || setSum(b[:n*entryBytes]) != binary.LittleEndian.Uint16(b[2:]) {
+		return 0, keep("an entry of a folder is damaged")
+	}
+	const isFolder = 0x10
+	name := setName(b[:n*entryBytes])
+	for i := 1; i < n; i++ {
+		e := b[i*entryBytes:][:entryBytes]
+		if e[1]&1 == 0 || e[0] == exName { // no clusters can be its own
+			continue
+		}
+		s, err := v.clustersOf(parseAllocation(e))
+		if err != nil {
+			return 0, err
+		}
+		if err := v.claim(s); err != nil {
+			return 0, err
+		}
+		switch {
+		case i > 1 || len(s.runs) == 0:
+		case b[4]&isFolder != 0:
+			*folders = append(*folders, s)
+		case inRoot && slices.Contains(vanishing, name):
+			if err := v.awake(name, s); err != nil {
+				return 0, err
+			}
+			*gone = append(*gone, s)
+		}
+	}
+	return n, nil
+}
+
+// awake checks that no system sleeps in a file.
+func (v *exfat) awake(name string, s *stream) error {
+	if name != hibernation {
+		return nil
+	}
+	head := make([]byte, 4)
+	if err := s.readAt(head, 0); err != nil {
+		return err
+	}
+	return sleeping(head)
+}
+
+// setSum returns the checksum of the entries of a file.
+func setSum(b []byte) uint16 {
+	var sum uint16
+	for i, c := range b {
+		if i != 2 && i != 3 {
+			sum = sum<<15 | sum>>1 + uint16(c)
+		}
+	}
+	return sum
+}
+
+// setName returns the name of a file, in small letters.
+func setName(b []byte) string {
+	length := 2 * int(b[entryBytes+3])
+	var name []byte
+	for e := b[2*entryBytes:]; len(e) >= entryBytes; e = e[entryBytes:] {
+		if e[0] == exName {
+			name = append(name, e[2:entryBytes]...)
+		}
+	}
+	return strings.ToLower(utf16String(name[:min(length, len(name))]))
+}
