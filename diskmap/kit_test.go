@@ -259,3 +259,19 @@ func mounted(t testing.TB, do func(dir string), mount ...string) {
 	defer unmount()
 	do(dir)
 }
+
+// device makes a block device of a file, for programs that want one.
+func device(t testing.TB, img string) string {
+	t.Helper()
+	out, err := try(t, "losetup", "--find", "--show", img)
+	if err != nil {
+		t.Skipf("no device can be made here: %v: %s", err, out)
+	}
+	dev := strings.TrimSpace(out)
+	t.Cleanup(func() {
+		if out, err := try(t, "losetup", "--detach", dev); err != nil {
+			t.Errorf("losetup: %v: %s", err, out)
+		}
+	})
+	return dev
+}

@@ -108,10 +108,11 @@ func (r *record) isFolder() bool { return r.b[22]&2 != 0 }
 
 // base returns the number of the file that the record is a part of.
 func (r *record) base() int64 {
-	if base := int64(binary.LittleEndian.Uint64(r.b[32:]) & (1<<48 - 1)); base != 0 {
-		return base
+	ref := binary.LittleEndian.Uint64(r.b[32:]) // with how often the record was used above the number
+	if ref == 0 {
+		return r.number
 	}
-	return r.number
+	return int64(ref & (1<<48 - 1))
 }
 
 // content returns the part of a record that says something, but for what protects it against half writes.

@@ -48,7 +48,7 @@ func (s *scan) partitions() ([]partition, error) {
 	if binary.LittleEndian.Uint16(b[510:]) != 0xaa55 {
 		return whole, nil
 	}
-	_, open, err := identify(s.disk)
+	kind, _, err := identify(s.disk)
 	if _, ok := errors.AsType[*kept](err); err != nil && !ok {
 		return nil, err
 	}
@@ -60,19 +60,18 @@ func (s *scan) partitions() ([]partition, error) {
 		return nil, err
 	}
 	protective := slices.ContainsFunc(entries, func(e mbrEntry) bool { return e.kind == protectiveType })
+	marked := kind != Unknown && kind != Blank
 	switch {
-	case open != nil && (!plausible || len(entries) == 0):
-		return whole, nil // the boot sector of a file system has other things there
-	case open != nil:
-		return nil, keep("it has both a partition table and the marks of a file system without one")
+	case gpt && !protective:
+		return nil, keep("it has two partition tables, an MBR and a GPT, and the MBR does not say that the GPT counts")
+	case len(entries) == 0 || marked && !plausible:
+		return whole, nil // the boot sector of a file system has other things where the table would be
+	case marked:
+		return nil, keep("it has both a partition table and the marks of %s without one", kind)
 	case protective:
 		return s.gpt(entries)
 	case !plausible:
 		return nil, keep("its partition table makes no sense")
-	case gpt:
-		return nil, keep("it has two partition tables, an MBR and a GPT, and the MBR does not say that the GPT counts")
-	case len(entries) == 0:
-		return nil, keep("its partition table is empty")
 	}
 	return s.mbr(entries)
 }
