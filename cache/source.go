@@ -50,6 +50,7 @@ type place struct {
 	offset int64
 	end    int64 // of what r has; zeros follow
 	frame  layer.Frame
+	plain  *plainDisk // nil: the frame is from a layer
 }
 
 // Source returns the medium's claims to wanted blocks. The Inventory must stay open as long as it is used.
@@ -140,6 +141,7 @@ func (inv *Inventory) addDisk(s *Source, st image.State, id image.UUID, w Wanted
 		inv.note("%s: %v", leaf.name, err)
 		return
 	}
+	plain := &plainDisk{Chain: c}
 	for block, d := range st.Blocks {
 		start := int64(block) * image.BlockSize
 		if d.IsZero() || !w.Blocks[d] || start >= c.Size() {
@@ -153,7 +155,7 @@ func (inv *Inventory) addDisk(s *Source, st image.State, id image.UUID, w Wanted
 			continue
 		}
 		s.places[d] = place{
-			rank: leaf.rank, r: c, offset: start, end: c.Size(),
+			rank: leaf.rank, r: c, offset: start, end: c.Size(), plain: plain,
 			frame: layer.Frame{Block: block, Codec: layer.Stored, Length: image.BlockSize, Digest: d},
 		}
 	}
@@ -206,6 +208,9 @@ func (p place) read(b []byte) error {
 	n := min(int64(len(b)), p.end-p.offset)
 	clear(b[n:])
 	_, err := p.r.ReadAt(b[:n], p.offset)
+	if err == nil && p.plain != nil {
+		p.plain.fit(b, p.offset, p.frame.Digest)
+	}
 	return err
 }
 

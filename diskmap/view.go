@@ -5,6 +5,9 @@ import (
 	"sort"
 )
 
+// Clear makes the free parts of b zeros; b was read from the disk at off.
+func (m *Map) Clear(b []byte, off int64) { (&View{zones: m.zones}).clear(b, off) }
+
 // View is a disk with zeros for what is free. It is safe for concurrent use when the disk is.
 type View struct {
 	d     Disk

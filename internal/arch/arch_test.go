@@ -35,7 +35,7 @@ var rules = map[string]rule{
 	"vhd/vhdfile": {"image vhd", "golang.org/x/sys"},
 	"layer":       {"image internal/lzma", "github.com/klauspost/compress golang.org/x/sync"},
 	"config":      {"internal/durable", "github.com/pelletier/go-toml/v2"},
-	"cache":       {"image layer vhd", "golang.org/x/sys"},
+	"cache":       {"diskmap image layer vhd", "golang.org/x/sys"},
 	"syncclient":  {"api image layer internal/problem", "golang.org/x/sys"},
 	"media":       {"api image layer syncclient internal/durable internal/problem", ""},
 	"publish":     {"api diskmap image layer syncclient vhd vhd/vhdfile internal/problem", "github.com/klauspost/compress golang.org/x/sys"},
