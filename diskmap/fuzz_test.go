@@ -59,16 +59,11 @@ func sane(t testing.TB, b []byte, m *diskmap.Map) {
 	if n, err := view.ReadAt(got, 0); n != len(b) || err != nil && len(b) > 0 {
 		t.Fatalf("%d bytes, %v", n, err)
 	}
-	changed := int64(0)
-	for i := range b {
-		if got[i] != b[i] {
-			if changed++; got[i] != 0 {
-				t.Fatalf("byte %d became %d", i, got[i])
-			}
-		}
+	if at := onlyZeros(b, got); at >= 0 {
+		t.Fatalf("byte %d became %d", at, got[at])
 	}
-	if changed > m.Free() {
-		t.Fatalf("%d bytes became zeros, and %d are free", changed, m.Free())
+	if n := changed(b, got); n > m.Free() {
+		t.Fatalf("%d bytes became zeros, and %d are free", n, m.Free())
 	}
 }
 

@@ -101,12 +101,7 @@ func TestTables(t *testing.T) {
 			}
 			was, is := bytesOf(t, disk), bytesOf(t, trimmed)
 			for _, v := range m.Volumes() {
-				n := int64(0)
-				for i := v.Offset; i < v.Offset+v.Size; i++ {
-					if was[i] != is[i] {
-						n++
-					}
-				}
+				n := changed(was[v.Offset:][:v.Size], is[v.Offset:][:v.Size])
 				if n > v.Free || n < v.Free*3/4 {
 					t.Errorf("%d bytes of %+v became zeros", n, v)
 				}
@@ -191,6 +186,33 @@ func TestDamagedTables(t *testing.T) {
 			}
 			checkKept(t, b, test.why)
 		})
+	}
+}
+
+// TestLargeSectors: a GPT may count in sectors of 4096 bytes.
+func TestLargeSectors(t *testing.T) {
+	b := bytesOf(t, filled(t, 20))
+	copy(b[8<<20:], bytesOf(t, made(t, 8, "mke2fs", "-q", "-F", "-t", "ext4", "-E", "nodiscard")))
+	clear(b[:1<<20])
+	entry(b, 0, 0xee, 1, 0xffffffff)
+	b[510], b[511] = 0x55, 0xaa
+	le := binary.LittleEndian
+	e := b[8192:][:128*128]
+	copy(e, "some type of it, some name of it")
+	le.PutUint64(e[32:], 8<<20/4096)
+	le.PutUint64(e[40:], 16<<20/4096-1)
+	h := b[4096:]
+	copy(h, "EFI PART\x00\x00\x01\x00\x5c\x00\x00\x00")
+	for at, v := range map[int]uint64{24: 1, 32: 20<<20/4096 - 1, 40: 6, 48: 20<<20/4096 - 6, 72: 2} {
+		le.PutUint64(h[at:], v)
+	}
+	le.PutUint32(h[80:], 128)
+	le.PutUint32(h[84:], 128)
+	le.PutUint32(h[88:], crc32.ChecksumIEEE(e))
+	gptSum(h)
+	m := scan(t, inMemory(b))
+	if v := one(t, m); v.Kind != diskmap.Ext4 || v.Kept != "" || v.Offset != 8<<20 || v.Size != 8<<20 {
+		t.Errorf("%+v", v)
 	}
 }
 
