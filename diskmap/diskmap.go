@@ -96,7 +96,11 @@ func Scan(d Disk) (*Map, error) {
 	m := &Map{}
 	for _, p := range parts {
 		v := Volume{Name: p.name, Offset: p.off, Size: p.size, Kind: p.kind, Kept: p.kept}
+		room := s.room
 		z, err := s.volume(p, &v)
+		if z == nil {
+			s.room = room
+		}
 		if k, ok := errors.AsType[*kept](err); ok {
 			v.Kept = k.why
 			if k.disk {

@@ -82,7 +82,9 @@ func (v *exfat) clustersOf(a allocation) (*stream, error) {
 			if c < firstCluster || c >= v.clusters+firstCluster {
 				return nil, bad
 			}
-			s.add(c - firstCluster)
+			if !s.add(c - firstCluster) {
+				return nil, keep("a file is in more than %d pieces", maxRuns)
+			}
 			e, err := v.fat.entry(c)
 			if err != nil {
 				return nil, err

@@ -126,7 +126,9 @@ func (f *fat) chain(first, limit int64) (*stream, error) {
 		if n == limit || at < 0 || at >= f.clusters || f.z != nil && !f.z.holds(at, at+1) {
 			return nil, keep("the clusters of a file make no sense")
 		}
-		s.add(at)
+		if !s.add(at) {
+			return nil, keep("a file is in more than %d pieces", maxRuns)
+		}
 		e, err := f.entry(c)
 		if err != nil {
 			return nil, err
@@ -138,14 +140,15 @@ func (f *fat) chain(first, limit int64) (*stream, error) {
 	}
 }
 
-// add gives a file one more cluster.
-func (f *stream) add(at int64) {
+// add gives a file one more cluster. It is false when the file is in too many pieces.
+func (f *stream) add(at int64) bool {
 	if i := len(f.runs) - 1; i >= 0 && f.runs[i].at+f.runs[i].n == at {
 		f.runs[i].n++
 	} else {
 		f.runs = append(f.runs, run{at, 1})
 	}
 	f.size += f.cluster
+	return len(f.runs) <= maxRuns
 }
 
 // root returns the root folder.
@@ -168,12 +171,17 @@ func (f *fat) vanish() error {
 		return err
 	}
 	var files []*stream
+	found := map[string]bool{}
 	for ; len(b) >= 32 && b[0] != 0; b = b[32:] {
 		const isLabel, isFolder, longName = 0x08, 0x10, 0x0f
 		name := strings.ToLower(strings.TrimRight(string(b[:8]), " ") + "." + strings.TrimRight(string(b[8:11]), " "))
 		if b[11]&longName == longName || b[11]&(isLabel|isFolder) != 0 || !slices.Contains(vanishing, name) {
 			continue
 		}
+		if found[name] {
+			return keep("two files in its root folder are called %s", name)
+		}
+		found[name] = true
 		first, size := int64(binary.LittleEndian.Uint16(b[26:])), int64(binary.LittleEndian.Uint32(b[28:]))
 		if f.kind == FAT32 {
 			first |= int64(binary.LittleEndian.Uint16(b[20:])) << 16

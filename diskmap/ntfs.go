@@ -18,6 +18,9 @@ const (
 	mirrorCount = 4  // records that the mirror has
 )
 
+// maxVanishing is more than there can be, though names may differ in capitals only.
+const maxVanishing = 8
+
 // ntfs is an NTFS volume.
 type ntfs struct {
 	region
@@ -248,7 +251,9 @@ func (v *ntfs) checkFile(rec *record) error {
 		parent := int64(binary.LittleEndian.Uint64(a.value) & (1<<48 - 1))
 		name := strings.ToLower(utf16String(a.value[66:][:2*int(a.value[64])]))
 		if parent == ntfsRoot && slices.Contains(vanishing, name) {
-			v.vanishing[rec.base()] = name
+			if v.vanishing[rec.base()] = name; len(v.vanishing) > maxVanishing {
+				return keep("several files in its root folder are called %s", name)
+			}
 		}
 		return nil
 	})

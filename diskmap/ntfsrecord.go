@@ -16,12 +16,8 @@ const (
 	attrEnd               = 0xffffffff
 )
 
-const (
-	// maxListBytes is the largest list of attributes that the file system allows.
-	maxListBytes = 256 << 10
-	// maxRuns bounds the pieces of one file. A list of attributes has room for fewer.
-	maxRuns = 1 << 20
-)
+// maxListBytes is the largest list of attributes that the file system allows.
+const maxListBytes = 256 << 10
 
 // record is a record of the master file table: a file, or a part of a file that has too much to say for one record.
 type record struct {

@@ -40,6 +40,9 @@ func (f *stream) readAt(b []byte, off int64) error {
 	return nil
 }
 
+// maxRuns bounds the pieces of one file, and so the memory for it.
+const maxRuns = 1 << 20
+
 // pieceBytes is how much is read at once of what is long.
 const pieceBytes = 1 << 20
 
