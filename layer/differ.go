@@ -62,7 +62,10 @@ func (d *differ) encode(out, block []byte, number int) ([]byte, error) {
 	}
 	head, skip := assemble(from[:], similar)
 	base := head.base() * image.SectorSize
-	d.buf = slices.Grow(d.buf[:0], base+image.BlockSize)[:base]
+	if d.buf == nil {
+		d.buf = make([]byte, maxBase+image.BlockSize)
+	}
+	d.buf = d.buf[:base]
 	if err := head.readBase(d.from, d.buf); err != nil {
 		return nil, err
 	}

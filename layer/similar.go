@@ -22,8 +22,8 @@ const (
 	windowSize  = 32
 	windowShift = 64 / windowSize
 	// anchorBits and clusterBits bound the tables: 2^24 entries of 8 bytes and 2^22 of 8.
-	minAnchorBits, maxAnchorBits   = 12, 24
-	minClusterBits, maxClusterBits = 10, 22
+	minAnchorBits, maxAnchorBits   = 12, 23
+	minClusterBits, maxClusterBits = 10, 21
 	// anchorSpacing is the mean distance of anchors in bytes, as a power of two, where the table has room for all.
 	anchorSpacing = 9
 )

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime/debug"
 	"strconv"
 
 	"github.com/klauspost/compress/zstd"
@@ -64,6 +65,9 @@ becomes zeros, and so does what is in swap spaces, pagefile.sys, hiberfil.sys an
 			opts.Progress = func(stage string, done, total int64) { meter.Show(stage, done, total, "") }
 			opts.Warn = func(text string) { meter.Note("warning: %s", text) }
 			return o.with(cmd.Context(), func(c *syncclient.Client) error {
+				if os.Getenv("GOMEMLIMIT") == "" {
+					debug.SetMemoryLimit(publisherMemory)
+				}
 				res, err := publish.Run(cmd.Context(), c, opts)
 				if err != nil {
 					return err
@@ -98,6 +102,10 @@ func (o *options) spool() string {
 	}
 	return ""
 }
+
+// publisherMemory is what the collector of garbage aims at: the tables of a difference and the buffers of two workers take about
+// half of it, and are needed all the time.
+const publisherMemory = 400 << 20
 
 func printPublished(cmd *cobra.Command, res publish.Result) {
 	w := cmd.OutOrStdout()

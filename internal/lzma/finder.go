@@ -41,7 +41,7 @@ func (f *finder) start(buf []byte, skip, end int) {
 	clear(f.heads[:])
 	clear(f.long[:])
 	if cap(f.chain) < len(buf) {
-		f.chain = make([]int32, len(buf))
+		f.chain = make([]int32, max(len(buf), 2*cap(f.chain)))
 	}
 	f.chain = f.chain[:len(buf)]
 	f.ready = max(skip, 1) // 0 stands for nothing
@@ -86,8 +86,8 @@ func matchLen(buf []byte, a, b, limit int) int {
 	return n
 }
 
-// find returns the matches at pos, each longer than the one before, and takes pos into the tables.
-func (f *finder) find(pos int) []found {
+// find returns matches at pos of more than best bytes, each longer than the one before, and takes pos into the tables.
+func (f *finder) find(pos, best int) []found {
 	f.found = f.found[:0]
 	limit := min(len(f.buf)-pos, maxMatch)
 	if len(f.buf)-pos < longMatch {
@@ -96,7 +96,6 @@ func (f *finder) find(pos int) []found {
 	v := binary.LittleEndian.Uint64(f.buf[pos:])
 	w := binary.LittleEndian.Uint32(f.buf[pos+8:])
 	h3, h4, hl := hash3(uint32(v)), hash4(uint32(v)), hash12(v, w)
-	best := 2
 	try := func(at int32) {
 		if at == 0 {
 			return

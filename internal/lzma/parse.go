@@ -11,7 +11,7 @@ func (e *Encoder) parse(pos int) {
 	looked := false // next is known
 	for pos < len(e.buf) {
 		if !looked {
-			next = e.find(pos)
+			next = e.find(pos, 2)
 		}
 		looked = false
 		limit := min(len(e.buf)-pos, maxMatch)
@@ -37,7 +37,7 @@ func (e *Encoder) parse(pos int) {
 			continue
 		}
 		now := main
-		next = e.find(pos + 1)
+		next = e.find(pos+1, max(2, now.n-2))
 		looked = true
 		if e.betterNext(pos, now, bestOf(next)) {
 			pos = e.one(pos)
@@ -108,7 +108,16 @@ func (e *Encoder) one(pos int) int {
 	return pos + 1
 }
 
+// take codes a match. What is in a long one is in the tables already, at the place where it was found; a few positions at its ends
+// are enough for what lies across them.
 func (e *Encoder) take(pos, n int, code func()) {
 	code()
+	if n > 3*edge {
+		e.insert(pos + edge)
+		e.ready = max(e.ready, pos+n-edge)
+	}
 	e.insert(pos + n)
 }
+
+// edge is how many positions at each end of a long match are taken into the tables.
+const edge = 8
