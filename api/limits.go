@@ -14,6 +14,8 @@ const (
 	MaxNote = 4096
 	// MaxUploadChunk bounds the body of one upload request, in bytes.
 	MaxUploadChunk = 64 << 20
+	// MaxRanges bounds the ranges of one request for a layer: their header has to get through proxies, of which many take 8 KiB.
+	MaxRanges = 256
 	// TokenLife is how long a login lasts.
 	TokenLife = 90 * 24 * time.Hour
 )

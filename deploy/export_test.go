@@ -97,3 +97,9 @@ func Search(edges, more []Edge, goal image.StateID, starts ...image.StateID) (Fo
 	}
 	return f, nil
 }
+
+// NewNetSource returns the Synchronizer as the source of a layer's blocks.
+func (n *Net) NewNetSource(x *layer.Index) Source { return n.source(x) }
+
+// OneRange reports whether the Synchronizer was found to give one range a request only.
+func (n *Net) OneRange() bool { return n.oneRange.Load() }

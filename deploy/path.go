@@ -150,7 +150,7 @@ func (s *search) cheapest(order func(a, b sum) int, onlyExact bool) (path []*edg
 	for id := range s.starts {
 		nodes[id] = &node{state: id}
 	}
-	q := &queue{order: order}
+	q := &frontier{order: order}
 	for _, n := range nodes {
 		heap.Push(q, n)
 	}
@@ -178,24 +178,24 @@ func (s *search) cheapest(order func(a, b sum) int, onlyExact bool) (path []*edg
 	return nil, sum{}, false
 }
 
-// queue is a heap of nodes.
-type queue struct {
+// frontier is a heap of nodes.
+type frontier struct {
 	nodes []*node
 	order func(a, b sum) int
 }
 
-func (q *queue) Len() int { return len(q.nodes) }
+func (q *frontier) Len() int { return len(q.nodes) }
 
 // Less puts the cheaper node first. Any rule is better than chance for those that cost the same.
-func (q *queue) Less(i, j int) bool {
+func (q *frontier) Less(i, j int) bool {
 	a, b := q.nodes[i], q.nodes[j]
 	return cmp.Or(q.order(a.sum, b.sum), b.state.Compare(a.state)) < 0
 }
 
-func (q *queue) Swap(i, j int) { q.nodes[i], q.nodes[j] = q.nodes[j], q.nodes[i] }
-func (q *queue) Push(x any)    { q.nodes = append(q.nodes, x.(*node)) }
+func (q *frontier) Swap(i, j int) { q.nodes[i], q.nodes[j] = q.nodes[j], q.nodes[i] }
+func (q *frontier) Push(x any)    { q.nodes = append(q.nodes, x.(*node)) }
 
-func (q *queue) Pop() any {
+func (q *frontier) Pop() any {
 	n := q.nodes[len(q.nodes)-1]
 	q.nodes = q.nodes[:len(q.nodes)-1]
 	return n

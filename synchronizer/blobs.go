@@ -8,6 +8,7 @@ import (
 	"io"
 	"io/fs"
 	"net/http"
+	"strconv"
 	"strings"
 	"time"
 
@@ -53,7 +54,29 @@ func layerRef(ctx context.Context, q querier, id image.LayerID) (ref image.Layer
 	return ref, size, err
 }
 
-// getLayer sends a layer or one range of it. Its name is a strong validator: a layer never changes.
+// checkRanges refuses several ranges that no client of ours asks for. A single one is for net/http to judge.
+func checkRanges(header string, length int64) error {
+	list, ok := strings.CutPrefix(header, "bytes=")
+	if !ok || !strings.Contains(list, ",") {
+		return nil
+	}
+	if n := strings.Count(list, ",") + 1; n > api.MaxRanges {
+		return invalid("a request has at most %d ranges, not %d", api.MaxRanges, n)
+	}
+	before := int64(-1)
+	for r := range strings.SplitSeq(list, ",") {
+		first, last, _ := strings.Cut(r, "-")
+		from, err1 := strconv.ParseInt(first, 10, 64)
+		to, err2 := strconv.ParseInt(last, 10, 64)
+		if err1 != nil || err2 != nil || from <= before || to < from || to >= length {
+			return invalid("several ranges have to be FIRST-LAST each, in order, and inside the layer's %d bytes", length)
+		}
+		before = to
+	}
+	return nil
+}
+
+// getLayer sends a layer or ranges of it. Its name is a strong validator: a layer never changes.
 func (s *Server) getLayer(c *call) error {
 	id, err := c.layer()
 	if err != nil {
@@ -66,9 +89,9 @@ func (s *Server) getLayer(c *call) error {
 	if err != nil {
 		return err
 	}
-	// An answer in parts is of no use to anybody here, and many small ones are a way to keep a server busy.
-	if strings.Contains(c.Header.Get("Range"), ",") {
-		return invalid("a request has one range")
+	// Many ranges that are small or the same are a way to keep a server busy.
+	if err := checkRanges(c.Header.Get("Range"), ref.Length); err != nil {
+		return err
 	}
 	select {
 	case s.transfers <- struct{}{}:

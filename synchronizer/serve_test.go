@@ -9,6 +9,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"mime"
+	"mime/multipart"
 	"net"
 	"net/http"
 	"os"
@@ -51,7 +53,12 @@ func TestRanges(t *testing.T) {
 		{name: "behind the end", rang: fmt.Sprintf("bytes=%d-", size), status: 416},
 		{name: "backwards", rang: "bytes=10-5", status: 416},
 		{name: "other unit", rang: "blocks=0-1", status: 416},
-		{name: "two ranges", rang: "bytes=0-0,5-5", status: 400},
+		{name: "ranges that overlap", rang: "bytes=0-5,5-5", status: 400},
+		{name: "ranges in another order", rang: "bytes=5-5,0-0", status: 400},
+		{name: "several ranges, one open", rang: "bytes=0-5,7-", status: 400},
+		{name: "several ranges, one from the end", rang: "bytes=0-5,-7", status: 400},
+		{name: "several ranges, one behind the end", rang: fmt.Sprintf("bytes=0-5,9-%d", size), status: 400},
+		{name: "too many ranges", rang: "bytes=" + manyRanges(api.MaxRanges+1), status: 400},
 		{name: "one range and nothing", rang: "bytes=0-0,", status: 400},
 		{name: "if the same", rang: "bytes=5-9", header: http.Header{"If-Range": {tag}}, from: 5, to: 10, status: 206},
 		{name: "if another", rang: "bytes=5-9", header: http.Header{"If-Range": {`"x"`}}, to: size, status: 200},
@@ -101,6 +108,51 @@ func TestRanges(t *testing.T) {
 		test.spoil(t, h.path(synchronizer.LayerFile(p.id())))
 		if a := h.send(t, asLocal, "GET", "/v1/layers/"+p.id(), nil); a.code() != api.CodeInternal {
 			t.Errorf("a layer that is %s: %v", test.what, a)
+		}
+	}
+}
+
+// manyRanges returns a list of n ranges of a byte.
+func manyRanges(n int) string {
+	list := make([]string, n)
+	for i := range list {
+		list[i] = fmt.Sprintf("%d-%d", 3*i, 3*i)
+	}
+	return strings.Join(list, ",")
+}
+
+// TestSeveralRanges: what Go's reader of such answers finds in one.
+func TestSeveralRanges(t *testing.T) {
+	h := newHouse(t)
+	p := h.publish(t, "golden", 1, image.State{}, disk(1, 2, 3))
+	size := len(p.file)
+	for _, ranges := range []string{
+		"0-0,5-5", "0-9,10-19", fmt.Sprintf("0-700000,800000-%d", size-1), manyRanges(api.MaxRanges),
+	} {
+		a := h.send(t, asLocal, "GET", "/v1/layers/"+p.id(), nil, func(r *http.Request) { r.Header.Set("Range", "bytes="+ranges) })
+		kind, params, err := mime.ParseMediaType(a.header.Get("Content-Type"))
+		if a.status != 206 || kind != "multipart/byteranges" || err != nil || a.header.Get("Etag") != `"`+p.id()+`"` {
+			t.Fatalf("%s: %d %v %v", ranges, a.status, a.header, err)
+		}
+		parts := multipart.NewReader(bytes.NewReader(a.body), params["boundary"])
+		for r := range strings.SplitSeq(ranges, ",") {
+			part, err := parts.NextPart()
+			if err != nil {
+				t.Fatalf("%s: %v", ranges, err)
+			}
+			var from, to int
+			if _, err := fmt.Sscanf(r, "%d-%d", &from, &to); err != nil {
+				t.Fatal(err)
+			}
+			if got, want := part.Header.Get("Content-Range"), fmt.Sprintf("bytes %s/%d", r, size); got != want {
+				t.Errorf("%s: part %q, want %q", ranges, got, want)
+			}
+			if b, err := io.ReadAll(part); err != nil || !bytes.Equal(b, p.file[from:to+1]) {
+				t.Errorf("%s: %d bytes of %s, %v", ranges, len(b), r, err)
+			}
+		}
+		if _, err := parts.NextPart(); !errors.Is(err, io.EOF) {
+			t.Errorf("%s: more parts: %v", ranges, err)
 		}
 	}
 }

@@ -1,7 +1,6 @@
 package netchaos
 
 import (
-	"io"
 	"net"
 	"sync"
 	"time"
@@ -80,27 +79,99 @@ type flow struct {
 	count     *int64 // of the Proxy; guarded by its mu
 	direction func(Toxics) Toxic
 	moved     int64
+	free      time.Time // when the line has passed on what is before
 }
+
+// sent is what one side sent at once.
+type sent struct {
+	b     []byte
+	err   error // the end, when it is not nil
+	due   time.Time
+	taken chan struct{} // nil: the next may come before this one is passed on
+}
+
+// maxSent bounds what is on its way on a line with a Delay, in pieces.
+const maxSent = 4096
 
 // carry passes bytes on until the flow ends.
 func (f *flow) carry() {
-	buf := make([]byte, piece)
-	for {
-		n, err := f.from.Read(buf)
-		for b := buf[:n]; len(b) > 0; {
-			k, ok := f.pass(b)
-			if !ok {
-				_, _ = io.Copy(io.Discard, f.from)
-				return
-			}
-			b = b[k:]
+	way := make(chan sent, maxSent)
+	var reading sync.WaitGroup
+	reading.Go(func() { f.read(way) })
+	defer reading.Wait()
+	defer f.drop(way)
+	for s := range way {
+		ok := f.passOn(s)
+		if s.taken != nil {
+			close(s.taken)
 		}
-		if err != nil {
-			// The other direction may still have something to say.
-			_ = f.to.CloseWrite()
+		if !ok {
 			return
 		}
 	}
+}
+
+// passOn passes on what was sent. It returns false when the flow has ended.
+func (f *flow) passOn(s sent) bool {
+	if !f.l.until(s.due) {
+		return false
+	}
+	for b := s.b; len(b) > 0; {
+		k, ok := f.pass(b)
+		if !ok {
+			return false
+		}
+		b = b[k:]
+	}
+	if s.err != nil {
+		// The other direction may still have something to say.
+		_ = f.to.CloseWrite()
+	}
+	return s.err == nil
+}
+
+// read reads what one side sends. Without a Delay nothing more is read before the last piece is passed on, so that who sends too fast
+// notices.
+func (f *flow) read(way chan<- sent) {
+	defer close(way)
+	for {
+		b := make([]byte, piece)
+		n, err := f.from.Read(b)
+		x, _ := f.p.now()
+		s := sent{b: b[:n], err: err}
+		if d := f.direction(x).Delay; d > 0 {
+			s.due = time.Now().Add(d)
+		} else {
+			s.taken = make(chan struct{})
+		}
+		way <- s
+		if err != nil {
+			return
+		}
+		if s.taken != nil {
+			<-s.taken
+		}
+	}
+}
+
+// drop goes on reading for nobody after the end.
+func (f *flow) drop(way <-chan sent) {
+	for s := range way {
+		if s.taken != nil {
+			close(s.taken)
+		}
+	}
+}
+
+// until waits for a moment and returns false when the connection has ended before.
+func (l *link) until(due time.Time) bool {
+	d := time.Until(due)
+	if d <= 0 {
+		return true
+	}
+	t := time.NewTimer(d)
+	defer t.Stop()
+	return l.wait(t.C, nil)
 }
 
 // pass passes on the beginning of b as the toxics of this moment allow. It returns false when the connection has ended.
@@ -117,7 +188,7 @@ func (f *flow) pass(b []byte) (int, bool) {
 	pause := x.Latency
 	if x.Rate > 0 {
 		b = b[:min(len(b), max(x.Rate/20, 1))]
-		pause += time.Duration(len(b)) * time.Second / time.Duration(x.Rate)
+		pause += f.inTurn(time.Duration(len(b)) * time.Second / time.Duration(x.Rate))
 	}
 	if pause > 0 {
 		t := time.NewTimer(pause)
@@ -139,6 +210,18 @@ func (f *flow) pass(b []byte) (int, bool) {
 		return n, false
 	}
 	return n, err == nil
+}
+
+// inTurn returns how long to wait until something that takes the line for so long is through. What a timer came too late before is
+// made up for, so that a line is as fast as it says.
+func (f *flow) inTurn(takes time.Duration) time.Duration {
+	const late = 20 * time.Millisecond
+	now := time.Now()
+	if now.Sub(f.free) > late {
+		f.free = now
+	}
+	f.free = f.free.Add(takes)
+	return max(f.free.Sub(now), 0)
 }
 
 func (f *flow) counted(n int) {

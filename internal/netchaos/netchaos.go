@@ -31,6 +31,8 @@ type Toxics struct {
 type Toxic struct {
 	Latency time.Duration // each piece, of at most 16 KiB, comes so much later
 	Rate    int           // bytes a second
+	// Delay is how long everything is on its way, as on a long line: unlike with Latency, much can be on its way at once.
+	Delay time.Duration
 	// CutAfter lets that many bytes through, which all arrive, then closes both ends: to either side the other seems to have hung up.
 	CutAfter int64
 	// ResetAfter is CutAfter with a reset (RST), as a firewall or a rebooted machine gives.

@@ -182,3 +182,35 @@ func TestRefuseAndCut(t *testing.T) {
 		t.Errorf("%d connections, want 2", p.Conns())
 	}
 }
+
+// TestDelay: however long the line is, it carries as much as it can.
+func TestDelay(t *testing.T) {
+	p := netchaos.Start(t, echo(t))
+	const far = 100 * time.Millisecond
+	p.Set(netchaos.Toxics{Up: netchaos.Toxic{Delay: far}, Down: netchaos.Toxic{Delay: far}})
+	start := time.Now()
+	got, err := exchange(t, dial(t, p), text)
+	if err != nil || !bytes.Equal(got, text) {
+		t.Fatalf("%d bytes, %v", len(got), err)
+	}
+	// Each of the 20 pieces by itself would take as long.
+	if took := time.Since(start); took < 2*far || took > 10*far {
+		t.Errorf("took %v for a way of %v there and back", took, 2*far)
+	}
+	// What is on its way is lost with the connection.
+	c := dial(t, p)
+	write := func() {
+		if _, err := c.Write(text[:100]); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write()
+	if _, err := io.ReadFull(c, make([]byte, 100)); err != nil {
+		t.Fatal(err)
+	}
+	write()
+	p.Reset()
+	if n, err := c.Read(make([]byte, 1)); n > 0 || err == nil {
+		t.Errorf("%d bytes, %v, after a reset", n, err)
+	}
+}

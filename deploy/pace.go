@@ -1,0 +1,149 @@
+package deploy
+
+import (
+	"context"
+	"io"
+	"sync"
+	"time"
+)
+
+// pace is what the line has shown of itself: how long a request takes to be answered, and how many bytes it brings.
+type pace struct {
+	mu   sync.Mutex
+	trip time.Duration // the shortest from a request to the beginning of its answer; 0: not known
+	rate float64       // bytes a second; 0: not known
+	at   time.Time     // when the present measurement began …
+	from int64         // … and what had gone over the line by then
+}
+
+// shortestMeasure is how long a rate is measured at least.
+const shortestMeasure = 50 * time.Millisecond
+
+// begin begins a measurement after a time in which nothing was asked for.
+func (p *pace) begin(bytes int64, now time.Time) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.at, p.from = now, bytes
+}
+
+func (p *pace) answered(trip time.Duration) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if trip = max(trip, 1); p.trip == 0 || trip < p.trip {
+		p.trip = trip
+	}
+}
+
+// moved notes how many bytes had gone over the line by now.
+func (p *pace) moved(bytes int64, now time.Time) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	gone := now.Sub(p.at)
+	if gone < max(p.trip, shortestMeasure) {
+		return
+	}
+	rate := float64(bytes-p.from) / gone.Seconds()
+	if p.rate > 0 {
+		rate = (rate + p.rate) / 2
+	}
+	p.rate, p.at, p.from = rate, now, bytes
+}
+
+// ahead is how many bytes may still be on their way when more is asked for: what the line brings in two round trips, so that it is
+// never idle until the next answer begins, and that on a slow line one answer is whole before the next one takes its share.
+func (p *pace) ahead() int64 {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return int64(2 * p.rate * p.trip.Seconds())
+}
+
+// queue says when the next request may be made. One is always under way; more are when the line would otherwise stand idle.
+type queue struct {
+	pace    *pace
+	bytes   func() int64  // that went over the line
+	changed chan struct{} // has room for one
+
+	mu      sync.Mutex
+	running int
+	coming  int64 // bytes that were asked for and are not here
+}
+
+func newQueue(p *pace, bytes func() int64) *queue {
+	return &queue{pace: p, bytes: bytes, changed: make(chan struct{}, 1)}
+}
+
+// turn waits until n bytes may be asked for.
+func (q *queue) turn(ctx context.Context, n int64) (*turn, error) {
+	for !q.begin(n) {
+		select {
+		case <-q.changed:
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
+		}
+	}
+	return &turn{q: q, left: n}, nil
+}
+
+func (q *queue) begin(n int64) bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.running > 0 && (q.running >= maxRequests || q.coming > q.pace.ahead()) {
+		return false
+	}
+	if q.running == 0 {
+		q.pace.begin(q.bytes(), time.Now())
+	}
+	q.running++
+	q.coming += n
+	return true
+}
+
+func (q *queue) add(running int, coming int64) {
+	q.mu.Lock()
+	q.running += running
+	q.coming += coming
+	q.mu.Unlock()
+	select {
+	case q.changed <- struct{}{}:
+	default:
+	}
+}
+
+// turn is the work of one request, and of those that replace it when the line fails.
+type turn struct {
+	q     *queue
+	left  int64
+	asked time.Time
+}
+
+// ask notes that n bytes are asked for now.
+func (t *turn) ask(n int64) {
+	t.q.add(0, n-t.left)
+	t.left, t.asked = n, time.Now()
+}
+
+func (t *turn) answered() { t.q.pace.answered(time.Since(t.asked)) }
+
+// got notes n bytes that arrived.
+func (t *turn) got(n int64) {
+	n = min(n, t.left)
+	t.left -= n
+	t.q.pace.moved(t.q.bytes(), time.Now())
+	t.q.add(0, -n)
+}
+
+func (t *turn) end() { t.q.add(-1, -t.left) }
+
+// watch returns a body that notes what arrives.
+func (t *turn) watch(r io.Reader) io.Reader { return &watchedBody{r, t} }
+
+type watchedBody struct {
+	io.Reader
+	t *turn
+}
+
+func (w *watchedBody) Read(p []byte) (int, error) {
+	n, err := w.Reader.Read(p)
+	w.t.got(int64(n))
+	return n, err
+}
