@@ -20,6 +20,9 @@ import (
 const (
 	registrationFile = "registration.json"
 	loginFile        = "login.json"
+	// certificateFile has what the Synchronizer showed last, in DER: a hint that saves a handshake, trusted for nothing.
+	certificateFile = "certificate.der"
+	maxCertificate  = 64 << 10
 )
 
 // Registration is what this endpoint knows of its Synchronizer.
@@ -77,7 +80,7 @@ func (e *Engine) Register(ctx context.Context, address string, f syncclient.Fing
 	if err != nil {
 		return nil, err
 	}
-	c, err := syncclient.New(syncclient.Options{URL: u, Fingerprint: f, Line: e.line()})
+	c, err := syncclient.New(syncclient.Options{URL: u, Fingerprint: f, Line: e.line(), Shown: e.keepCertificate})
 	if err != nil {
 		return nil, problem.New("DS-USAGE", problem.Usage, err, "cannot register", "", "give the fingerprint that the administrator knows")
 	}
@@ -148,6 +151,25 @@ func (e *Engine) line() syncclient.Line {
 	}
 }
 
+// knownCertificate returns what the Synchronizer showed last, if it is there.
+func (e *Engine) knownCertificate() []byte {
+	b, err := durable.ReadFile(e.fsys, certificateFile, maxCertificate)
+	if err != nil {
+		return nil
+	}
+	return b
+}
+
+// keepCertificate keeps what the Synchronizer shows for the next time.
+func (e *Engine) keepCertificate(der []byte) {
+	if len(der) > maxCertificate {
+		return
+	}
+	if err := durable.WriteFile(e.fsys, certificateFile, der, 0o600); err != nil {
+		e.log.Debug("the Synchronizer's certificate is not kept", "error", err)
+	}
+}
+
 // connect returns a client of the Synchronizer, with the user's token when needLogin is set.
 func (e *Engine) connect(needLogin bool) (*syncclient.Client, *Registration, error) {
 	e.mu.Lock()
@@ -157,7 +179,7 @@ func (e *Engine) connect(needLogin bool) (*syncclient.Client, *Registration, err
 		return nil, nil, problem.New("DS-NOT-REGISTERED", problem.NeedsLogin, nil, "this endpoint is not registered with a Synchronizer",
 			"", "disksyncmgr register https://HOST:PORT")
 	}
-	o := syncclient.Options{Fingerprint: r.Fingerprint, Line: e.line()}
+	o := syncclient.Options{Fingerprint: r.Fingerprint, Line: e.line(), Certificate: e.knownCertificate(), Shown: e.keepCertificate}
 	var err error
 	if o.URL, err = parseURL(r.URL); err != nil {
 		return nil, nil, err

@@ -34,6 +34,11 @@ type Options struct {
 	// Line says when the line counts as interrupted. The zero value is the original's: 10 s to connect, less than 1 KiB/s for 5
 	// s.
 	Line Line
+	// Certificate is what the server showed an earlier Client, in DER: with it, the first handshake is not in vain. It is trusted
+	// for nothing; one that has another key than Fingerprint says, or that the server no longer uses, does no harm.
+	Certificate []byte
+	// Shown is called, from any goroutine, when the server shows another certificate with the right key; nil: nobody wants to know.
+	Shown func(certificate []byte)
 }
 
 // Line says when a line counts as interrupted.
@@ -89,7 +94,10 @@ func New(o Options) (*Client, error) {
 // newOver returns a Client whose connections dial makes.
 func newOver(o Options, dial dialFunc) *Client {
 	c := &Client{base: o.URL, token: o.Token, line: o.Line.orDefault(), bytes: new(atomic.Int64)}
-	c.http = newHTTP(newPinned(o.Fingerprint, c.counting(dial)))
+	p := newPinned(o.Fingerprint, c.counting(dial))
+	p.shown = o.Shown
+	p.expect(o.Certificate)
+	c.http = newHTTP(p)
 	return c
 }
 

@@ -83,10 +83,12 @@ func Probe(ctx context.Context, server *url.URL) (Fingerprint, error) {
 
 // pinned is a transport that speaks TLS with one key only. It rests on the ordinary verification of certificates, with the
 // server's certificate as the only authority: at first none is known, so the handshake fails and shows the certificate; when
-// its key is the right one it becomes the authority and the request is made again. The same happens after a renewal.
+// its key is the right one it becomes the authority and the request is made again. The same happens after a renewal. Who has seen
+// the certificate before can say so, and the first handshake does.
 type pinned struct {
-	want Fingerprint
-	dial dialFunc
+	want  Fingerprint
+	dial  dialFunc
+	shown func([]byte)
 
 	mu    sync.Mutex
 	inner *http.Transport
@@ -98,6 +100,13 @@ func newPinned(want Fingerprint, dial dialFunc) *pinned {
 	return p
 }
 
+// expect makes the certificate, in DER, the one that the server is expected to show, if its key is the right one.
+func (p *pinned) expect(der []byte) {
+	if leaf, err := x509.ParseCertificate(der); err == nil && fingerprintOf(leaf) == p.want {
+		p.inner = p.transport(leaf)
+	}
+}
+
 const (
 	handshakeTime = 30 * time.Second
 	headerTime    = 2 * time.Minute
@@ -106,6 +115,7 @@ const (
 )
 
 func (p *pinned) transport(leaf *x509.Certificate) *http.Transport {
+	// No sessions are resumed: a server whose key has changed has to be noticed with the next connection.
 	config := &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: x509.NewCertPool(), ServerName: "synchronizer"}
 	if leaf != nil {
 		config.RootCAs.AddCert(leaf)
@@ -154,10 +164,14 @@ func (p *pinned) RoundTrip(req *http.Request) (*http.Response, error) {
 			}
 		}
 		p.mu.Lock()
-		if p.inner == inner {
+		first := p.inner == inner
+		if first {
 			p.inner = p.transport(leaf)
 		}
 		p.mu.Unlock()
+		if first && p.shown != nil {
+			p.shown(leaf.Raw)
+		}
 		inner.CloseIdleConnections()
 	}
 }

@@ -1,6 +1,7 @@
 package syncclient_test
 
 import (
+	"bytes"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -25,6 +26,7 @@ import (
 
 	"disksync/api"
 	"disksync/image"
+	"disksync/internal/netchaos"
 	"disksync/syncclient"
 )
 
@@ -275,6 +277,60 @@ func TestPinRenewal(t *testing.T) {
 	if _, err := c.Login(t.Context(), api.Login{User: "bob"}); !isPin(err) || s.requests.Load() != before {
 		t.Errorf("new key: %v", err)
 	}
+}
+
+// TestExpectedCertificate: a certificate that was seen before saves a connection, and any other costs nothing but that.
+func TestExpectedCertificate(t *testing.T) {
+	now := newIdentity(t, nil, nil, nil)
+	renewed := newIdentity(t, now.key, nil, func(c *x509.Certificate) { c.DNSNames = []string{"before.example"} })
+	other := newIdentity(t, nil, nil, nil)
+	for _, test := range []struct {
+		name    string
+		hint    []byte
+		conns   int
+		changed bool // the client is told what the server shows
+	}{
+		{"none", nil, 2, true},
+		{"the present one", now.cert.Certificate[0], 1, false},
+		{"one before", renewed.cert.Certificate[0], 2, true},
+		{"of another key", other.cert.Certificate[0], 2, true},
+		{"nonsense", []byte("nonsense"), 2, true},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			s := newServer(t, now, hello)
+			line := netchaos.Start(t, s.Listener.Addr().String())
+			var shown []byte
+			c, err := syncclient.New(syncclient.Options{
+				URL: parse(t, "https://"+line.Addr()), Fingerprint: now.fingerprint(t), Certificate: test.hint, Shown: func(der []byte) { shown = der },
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer c.Close()
+			if _, err := c.Server(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			if line.Conns() != test.conns {
+				t.Errorf("%d connections, want %d", line.Conns(), test.conns)
+			}
+			if (shown != nil) != test.changed || shown != nil && !bytes.Equal(shown, now.cert.Certificate[0]) {
+				t.Errorf("%d bytes of a certificate were shown", len(shown))
+			}
+		})
+	}
+	t.Run("of a stranger", func(t *testing.T) {
+		s := newServer(t, other, hello)
+		c, err := syncclient.New(syncclient.Options{
+			URL: parse(t, s.URL), Fingerprint: now.fingerprint(t), Certificate: other.cert.Certificate[0], Shown: func([]byte) { t.Error("it was taken") },
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		if _, err := c.Server(t.Context()); !isPin(err) || s.requests.Load() > 0 {
+			t.Errorf("%v, %d requests", err, s.requests.Load())
+		}
+	})
 }
 
 // TestProbe: a stranger learns nothing from being looked at.
