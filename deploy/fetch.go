@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 
@@ -61,16 +62,16 @@ func (s *netSource) Holds(d image.Digest) (int64, bool) {
 // deliverer is what a Fetch hands its blocks to.
 type deliverer func(image.Digest, layer.Frame, []byte, error) error
 
-// Fetch implements Source. The frames come in the order of the file; a request that is cut off goes on behind the last whole one.
+// Fetch implements Source. The frames come in the order of the file; a request that is cut off goes on where it was.
 func (s *netSource) Fetch(ctx context.Context, blocks []image.Digest, deliver func(image.Digest, layer.Frame, []byte, error) error) error {
 	todo := s.inOrder(blocks)
 	gap := s.net.gap(todo)
 	q := newQueue(&s.net.pace, s.net.Client.Bytes)
 	g, ctx := errgroup.WithContext(ctx)
 	for len(todo) > 0 {
-		spans, k := s.net.reach(todo, gap)
-		t := todo[:k]
-		todo = todo[k:]
+		spans, k := s.net.reach(todo, 0, gap)
+		r := &run{t: todo[:max(k, 1)], gap: gap}
+		todo = todo[len(r.t):]
 		turn, err := q.turn(ctx, total(spans))
 		if err != nil {
 			g.Go(func() error { return err })
@@ -78,7 +79,7 @@ func (s *netSource) Fetch(ctx context.Context, blocks []image.Digest, deliver fu
 		}
 		g.Go(func() error {
 			defer turn.end()
-			return s.fetchRun(ctx, turn, t, gap, deliver)
+			return s.fetchRun(ctx, turn, r, deliver)
 		})
 	}
 	return g.Wait()
@@ -127,31 +128,49 @@ func (n *Net) gap(t []layer.Frame) int64 {
 
 func frameEnd(f layer.Frame) int64 { return f.Offset + int64(f.Length) }
 
-// reach returns the ranges of a request that brings as many of the frames as one may, at least the first, and their number.
-func (n *Net) reach(t []layer.Frame, gap int64) (spans []syncclient.Span, frames int) {
-	most := api.MaxRanges
-	if n.oneRange.Load() {
-		most = 1
+// most returns how many bytes a request may ask for. A Synchronizer hangs up on who takes too little of an answer in two minutes, so
+// that with a low limit an answer has to be short.
+func (n *Net) most() int64 {
+	if rate := n.Client.Rate(); rate > 0 {
+		return min(n.MaxRange, max(int64(rate*answerTime.Seconds()), leastAnswer))
 	}
-	var all int64
-	for i, f := range t {
-		more, join := int64(f.Length), false
-		k := len(spans) - 1
-		if k >= 0 {
-			hole := f.Offset - spans[k].Offset - spans[k].Length
-			if join = hole <= gap; join {
-				more += hole
+	return n.MaxRange
+}
+
+const (
+	answerTime  = time.Minute
+	leastAnswer = 4 << 10
+)
+
+// reach returns the ranges of a request that brings as many of the frames as one may, and their number; have bytes of the first one
+// are here already. When not even that one fits in, it is 0, and the range is a part of it.
+func (n *Net) reach(t []layer.Frame, have, gap int64) (spans []syncclient.Span, frames int) {
+	ranges, room := api.MaxRanges, n.most()
+	if n.oneRange.Load() {
+		ranges = 1
+	}
+	first := syncclient.Span{Offset: t[0].Offset + have, Length: int64(t[0].Length) - have}
+	if first.Length > room {
+		first.Length = room
+		return []syncclient.Span{first}, 0
+	}
+	spans = append(spans, first)
+	room -= first.Length
+	for i, f := range t[1:] {
+		last := &spans[len(spans)-1]
+		hole, more := f.Offset-last.Offset-last.Length, int64(f.Length)
+		if hole > gap {
+			if len(spans) == ranges || more > room {
+				return spans, i + 1
 			}
-			if all+more > n.MaxRange || !join && len(spans) == most {
-				return spans, i
-			}
-		}
-		if join {
-			spans[k].Length += more
-		} else {
 			spans = append(spans, syncclient.Span{Offset: f.Offset, Length: more})
+		} else {
+			if more += hole; more > room {
+				return spans, i + 1
+			}
+			last.Length += more
 		}
-		all += more
+		room -= more
 	}
 	return spans, len(t)
 }
@@ -164,23 +183,31 @@ func total(spans []syncclient.Span) int64 {
 	return n
 }
 
-// fetchRun fetches frames, with one request where the line holds and the Synchronizer agrees.
-func (s *netSource) fetchRun(ctx context.Context, turn *turn, t []layer.Frame, gap int64, deliver deliverer) error {
+// run is frames that are to be fetched, with one request where the line holds and the Synchronizer agrees.
+type run struct {
+	t    []layer.Frame
+	part []byte // what is here of the first one
+	gap  int64  // that is fetched along
+}
+
+// someWay is how much of a frame counts as progress when the whole of it did not come.
+const someWay = 16 << 10
+
+func (s *netSource) fetchRun(ctx context.Context, turn *turn, r *run, deliver deliverer) error {
 	var deliverErr error
+	take := func(f layer.Frame, b []byte) error {
+		deliverErr = deliver(f.Digest, f, b, nil)
+		return deliverErr
+	}
 	err := s.net.persist(ctx, func() (bool, error) {
-		moved := false
-		for len(t) > 0 {
-			n, err := s.request(ctx, turn, t, gap, func(f layer.Frame, b []byte) error {
-				deliverErr = deliver(f.Digest, f, b, nil)
-				return deliverErr
-			})
-			t = t[n:]
-			moved = moved || n > 0
+		frames, part := len(r.t), len(r.part)
+		for len(r.t) > 0 {
+			err := s.request(ctx, turn, r, take)
 			switch {
 			case deliverErr != nil:
 				return true, nil
 			case err != nil && !errors.Is(err, errOneRange):
-				return moved, err
+				return len(r.t) < frames || len(r.part) >= part+someWay, err
 			}
 		}
 		return true, nil
@@ -194,39 +221,61 @@ func (s *netSource) fetchRun(ctx context.Context, turn *turn, t []layer.Frame, g
 // errOneRange says that a Synchronizer takes no request for several ranges.
 var errOneRange = errors.New("one range a request")
 
-// request makes one request for a run of frames and hands on each as soon as it is whole. It returns how many it handed on.
-func (s *netSource) request(ctx context.Context, turn *turn, t []layer.Frame, gap int64, take func(layer.Frame, []byte) error) (int, error) {
-	spans, frames := s.net.reach(t, gap)
+// request makes one request for a run and hands on each frame as soon as it is whole. What is left is the run's.
+func (s *netSource) request(ctx context.Context, turn *turn, r *run, take func(layer.Frame, []byte) error) error {
+	ctx, done := s.net.Client.WhileOpen(ctx)
+	defer done()
+	spans, frames := s.net.reach(r.t, int64(len(r.part)), r.gap)
 	turn.ask(total(spans))
 	body, err := s.net.Client.Ranges(ctx, s.x.Ref(), spans)
 	if len(spans) > 1 && syncclient.Code(err) == api.CodeInvalid {
 		s.net.oneRange.Store(true)
-		return 0, errOneRange
+		return errOneRange
 	}
 	if err != nil {
-		return 0, err
+		return err
 	}
 	defer body.Close()
 	turn.answered()
 	s.net.tell(LineRunning)
-	r := bufio.NewReaderSize(turn.watch(body), 64<<10)
+	if err := r.read(bufio.NewReaderSize(turn.watch(body), 64<<10), spans, frames, take); err != nil {
+		return fmt.Errorf("layer %s: %w", s.x.ID().Short(), err)
+	}
+	return nil
+}
+
+// read takes frames out of an answer with these ranges, or a part of the first one when the number of frames is 0.
+func (r *run) read(body io.Reader, spans []syncclient.Span, frames int, take func(layer.Frame, []byte) error) error {
 	at := spans[0].Offset
-	for i, f := range t[:frames] {
+	for i := range max(frames, 1) {
+		f := r.t[0]
 		if f.Offset >= spans[0].Offset+spans[0].Length {
 			spans = spans[1:]
 			at = spans[0].Offset
 		}
-		if _, err := io.CopyN(io.Discard, r, f.Offset-at); err != nil {
-			return i, fmt.Errorf("layer %s: %w", s.x.ID().Short(), err)
+		if r.part == nil {
+			r.part = make([]byte, 0, f.Length)
 		}
-		b := make([]byte, f.Length)
-		if _, err := io.ReadFull(r, b); err != nil {
-			return i, fmt.Errorf("layer %s: %w", s.x.ID().Short(), err)
+		if _, err := io.CopyN(io.Discard, body, f.Offset+int64(len(r.part))-at); err != nil {
+			return err
 		}
-		at = frameEnd(f)
+		want := f.Length - len(r.part)
+		if i == 0 && frames == 0 {
+			want = int(spans[0].Length)
+		}
+		n, err := io.ReadFull(body, r.part[len(r.part):len(r.part)+want])
+		r.part = r.part[:len(r.part)+n]
+		if err != nil {
+			return err
+		}
+		if len(r.part) < f.Length {
+			return nil
+		}
+		b := r.part
+		at, r.t, r.part = frameEnd(f), r.t[1:], nil
 		if err := take(f, b); err != nil {
-			return i + 1, err
+			return err
 		}
 	}
-	return frames, nil
+	return nil
 }

@@ -2,10 +2,12 @@ package deploy
 
 import (
 	"context"
+	"errors"
 	"sync/atomic"
 	"time"
 
 	"disksync/image"
+	"disksync/internal/limit"
 	"disksync/layer"
 	"disksync/syncclient"
 )
@@ -29,6 +31,8 @@ type Net struct {
 	GiveUp time.Duration
 	// Line is told what the line is doing, from several goroutines; nil: nobody is.
 	Line func(LineState)
+	// Held is told why the Client's limit lets nothing through, and the zero Hold when it does again; nil: nobody is.
+	Held func(limit.Hold)
 
 	pace pace
 	// oneRange is set when the Synchronizer gives one range a request only, as its first release did.
@@ -63,6 +67,13 @@ func (n *Net) persist(ctx context.Context, do func() (moved bool, err error)) er
 	moved := time.Now()
 	lies := 0
 	for {
+		if n.Client.Limited() {
+			before := time.Now()
+			if err := n.Client.WaitOpen(ctx, n.Held); err != nil {
+				return err
+			}
+			moved = moved.Add(time.Since(before)) // holding back is no interruption
+		}
 		ok, err := do()
 		if err == nil {
 			n.tell(LineRunning)
@@ -71,6 +82,9 @@ func (n *Net) persist(ctx context.Context, do func() (moved bool, err error)) er
 		if ok {
 			moved, lies = time.Now(), 0
 			pause.Reset()
+		}
+		if errors.Is(err, limit.ErrOff) {
+			continue
 		}
 		if !syncclient.Interrupted(err) {
 			lies++

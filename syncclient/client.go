@@ -12,13 +12,13 @@ import (
 	"net/url"
 	"path/filepath"
 	"strings"
-	"sync/atomic"
 	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
 
 	"disksync/api"
+	"disksync/internal/limit"
 )
 
 type dialFunc func(ctx context.Context, network, addr string) (net.Conn, error)
@@ -34,6 +34,8 @@ type Options struct {
 	// Line says when the line counts as interrupted. The zero value is the original's: 10 s to connect, less than 1 KiB/s for 5
 	// s.
 	Line Line
+	// Limit is how much of the line may be taken; empty: all of it.
+	Limit limit.Chain
 	// Certificate is what the server showed an earlier Client, in DER: with it, the first handshake is not in vain. It is trusted
 	// for nothing; one that has another key than Fingerprint says, or that the server no longer uses, does no harm.
 	Certificate []byte
@@ -80,7 +82,7 @@ type Client struct {
 	http  *http.Client
 	token string
 	line  Line
-	bytes *atomic.Int64
+	meter *meter
 }
 
 // New returns a Client. Nothing is sent before the first call.
@@ -93,8 +95,8 @@ func New(o Options) (*Client, error) {
 
 // newOver returns a Client whose connections dial makes.
 func newOver(o Options, dial dialFunc) *Client {
-	c := &Client{base: o.URL, token: o.Token, line: o.Line.orDefault(), bytes: new(atomic.Int64)}
-	p := newPinned(o.Fingerprint, c.counting(dial))
+	c := &Client{base: o.URL, token: o.Token, line: o.Line.orDefault(), meter: &meter{limit: o.Limit}}
+	p := newPinned(o.Fingerprint, c.meter.measured(dial))
 	p.shown = o.Shown
 	p.expect(o.Certificate)
 	c.http = newHTTP(p)
@@ -103,9 +105,9 @@ func newOver(o Options, dial dialFunc) *Client {
 
 // NewLocal returns a Client that speaks, as an administrator, to the process that serves the data folder dir.
 func NewLocal(dir, socket string) *Client {
-	c := &Client{base: &url.URL{Scheme: "http", Host: "local"}, line: Line{}.orDefault(), bytes: new(atomic.Int64)}
+	c := &Client{base: &url.URL{Scheme: "http", Host: "local"}, line: Line{}.orDefault(), meter: new(meter)}
 	c.http = newHTTP(&http.Transport{
-		DialContext: c.counting(func(ctx context.Context, _, _ string) (net.Conn, error) {
+		DialContext: c.meter.measured(func(ctx context.Context, _, _ string) (net.Conn, error) {
 			// A socket's address has room for 108 bytes; the path through the open folder is short.
 			fd, err := unix.Open(dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 			if err != nil {
@@ -130,42 +132,14 @@ func newHTTP(rt http.RoundTripper) *http.Client {
 
 // WithToken returns a Client that shares the connections and shows another token.
 func (c *Client) WithToken(token string) *Client {
-	return &Client{base: c.base, http: c.http, token: token, line: c.line, bytes: c.bytes}
+	return &Client{base: c.base, http: c.http, token: token, line: c.line, meter: c.meter}
 }
 
 // Close closes idle connections.
 func (c *Client) Close() { c.http.CloseIdleConnections() }
 
 // Bytes returns how many bytes went over the line in both directions so far, with everything that TLS and HTTP add.
-func (c *Client) Bytes() int64 { return c.bytes.Load() }
-
-// counting wraps connections so that their bytes are counted.
-func (c *Client) counting(dial dialFunc) dialFunc {
-	return func(ctx context.Context, network, addr string) (net.Conn, error) {
-		conn, err := dial(ctx, network, addr)
-		if err != nil {
-			return nil, err
-		}
-		return &countedConn{Conn: conn, n: c.bytes}, nil
-	}
-}
-
-type countedConn struct {
-	net.Conn
-	n *atomic.Int64
-}
-
-func (c *countedConn) Read(p []byte) (int, error) {
-	n, err := c.Conn.Read(p)
-	c.n.Add(int64(n))
-	return n, err
-}
-
-func (c *countedConn) Write(p []byte) (int, error) {
-	n, err := c.Conn.Write(p)
-	c.n.Add(int64(n))
-	return n, err
-}
+func (c *Client) Bytes() int64 { return c.meter.bytes.Load() }
 
 // request makes a request of the API; elems are the elements of the path behind the version, unescaped.
 func (c *Client) request(ctx context.Context, method string, query url.Values, body []byte, elems ...string) (*http.Request, error) {
@@ -184,7 +158,9 @@ func (c *Client) request(ctx context.Context, method string, query url.Values, b
 		return nil, err
 	}
 	if len(body) > 0 {
-		req.GetBody = func() (io.ReadCloser, error) { return io.NopCloser(pieces{bytes.NewReader(body)}), nil }
+		req.GetBody = func() (io.ReadCloser, error) {
+			return io.NopCloser(pieces{bytes.NewReader(body), c.meter.limit, ctx.Done()}), nil
+		}
 		req.Body, _ = req.GetBody()
 		req.ContentLength = int64(len(body))
 	}
@@ -195,11 +171,19 @@ func (c *Client) request(ctx context.Context, method string, query url.Values, b
 }
 
 // pieces gives what is to be sent in pieces of 16 KiB. With HTTP/2 each becomes a frame of its own, and of a frame the other side
-// has nothing before it has all: in one of half a MiB, which would be the rule, a bad line may never bring any.
-type pieces struct{ r *bytes.Reader }
+// has nothing before it has all: in one of half a MiB, which would be the rule, a bad line may never bring any. Where there is a limit
+// it waits until the pieces before are paid for.
+type pieces struct {
+	r     *bytes.Reader
+	limit limit.Chain
+	done  <-chan struct{}
+}
 
 // Read implements io.Reader.
-func (p pieces) Read(b []byte) (int, error) { return p.r.Read(b[:min(len(b), 16<<10)]) }
+func (p pieces) Read(b []byte) (int, error) {
+	p.limit.Take(limit.Up, 0, p.done)
+	return p.r.Read(b[:min(len(b), 16<<10, p.limit.Piece(limit.Up))])
+}
 
 // do sends a request and returns an answer with one of the wanted statuses; anything else becomes an error. The caller closes
 // the body.
@@ -291,9 +275,14 @@ func (c *Client) callRaw(ctx context.Context, method string, query url.Values, b
 	return nil
 }
 
+// watch returns a body that ends when the line stands still.
+func (c *Client) watch(body io.ReadCloser) *watched {
+	return newWatched(body, c.line, c.Bytes, c.meter.held.total)
+}
+
 // readAll reads a whole body of at most limit bytes.
 func (c *Client) readAll(resp *http.Response, limit int64) ([]byte, error) {
-	r := newWatched(resp.Body, c.line, c.Bytes)
+	r := c.watch(resp.Body)
 	b, err := io.ReadAll(io.LimitReader(r, limit+1))
 	if err != nil {
 		return nil, lineError(resp.Request.Context(), err)

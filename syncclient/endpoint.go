@@ -101,6 +101,9 @@ func (r readerAt) ReadAt(p []byte, off int64) (int, error) {
 	n, failures := 0, 0
 	var pause Backoff
 	for {
+		if err := r.c.WaitOpen(r.ctx, nil); err != nil {
+			return n, err
+		}
 		k, err := r.read(want[n:], off+int64(n))
 		n += k
 		if n == len(want) {

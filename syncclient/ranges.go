@@ -44,7 +44,7 @@ func (c *Client) Ranges(ctx context.Context, ref image.LayerRef, spans []Span) (
 		cancel()
 		return nil, fmt.Errorf("layer %s: %w", ref.ID.Short(), err)
 	}
-	w := newWatched(resp.Body, c.line, c.Bytes)
+	w := c.watch(resp.Body)
 	body := &exact{from: w, body: w, left: total, ctx: ctx, cancel: cancel}
 	if err = checkTag(resp, ref); err == nil {
 		if len(spans) == 1 {

@@ -15,6 +15,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"disksync/internal/limit"
 	"disksync/internal/testkit/lab"
 	"disksync/syncclient"
 )
@@ -75,6 +76,12 @@ func (p *pipes) Addr() net.Addr { return &net.UnixAddr{Name: "pipe", Net: "unix"
 // second arrive at the client. Both end with the bubble.
 func overPipes(t *testing.T, rate int, http2 bool, h http.Handler) *syncclient.Client {
 	t.Helper()
+	return overLimitedPipes(t, rate, http2, h)
+}
+
+// overLimitedPipes is overPipes for a client that holds back.
+func overLimitedPipes(t *testing.T, rate int, http2 bool, h http.Handler, limits ...*limit.Limiter) *syncclient.Client {
+	t.Helper()
 	i := newIdentity(t, nil, nil, nil)
 	p := &pipes{conns: make(chan net.Conn), closed: make(chan struct{})}
 	protos := []string{"http/1.1"}
@@ -92,7 +99,7 @@ func overPipes(t *testing.T, rate int, http2 bool, h http.Handler) *syncclient.C
 	}}
 	served := make(chan error)
 	go func() { served <- s.ServeTLS(p, "", "") }()
-	c := syncclient.NewOver(syncclient.Options{URL: parse(t, "https://pipe"), Fingerprint: i.fingerprint(t)},
+	c := syncclient.NewOver(syncclient.Options{URL: parse(t, "https://pipe"), Fingerprint: i.fingerprint(t), Limit: limits},
 		func(ctx context.Context, _, _ string) (net.Conn, error) {
 			client, near := net.Pipe()
 			far, server := net.Pipe()
@@ -284,6 +291,107 @@ func TestStandstillAmongOthers(t *testing.T) {
 		_, err = still.Read(make([]byte, 100))
 		if took := time.Since(start); !stalled.fits(err) || took < 5*time.Second || took > 40*time.Second {
 			t.Errorf("%v after %v", err, took)
+		}
+	})
+}
+
+func limited(t *testing.T, text string) *limit.Limiter {
+	t.Helper()
+	s, err := limit.Parse(text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return limit.New("the limit", s)
+}
+
+// TestLimitIsNoStandstill: who holds back, and be it to less than what counts as a standstill, does not take the line for a bad one.
+func TestLimitIsNoStandstill(t *testing.T) {
+	p := pack(t, lab.Disk(1))
+	for _, test := range []struct {
+		limit string
+		line  int
+		bytes int64
+		rate  float64 // that comes of it
+	}{
+		{"100", 1 << 20, 20_000, 100},
+		{"500", 1 << 20, 60_000, 500},
+		{"500", 1500, 60_000, 500},
+		{"20K", 1 << 20, 1_000_000, 20 << 10},
+		{"20K", 4000, 60_000, 4000}, // the line gives less
+		{"60%", 10_000, 1_000_000, 6000},
+		{"60%", 4000, 400_000, 2400},
+	} {
+		inBubbles(t, fmt.Sprintf("%s of %d", test.limit, test.line), func(t *testing.T, http2 bool) {
+			c := overLimitedPipes(t, test.line, http2, serveFile(p), limited(t, test.limit))
+			start := time.Now()
+			got, err := readRange(t.Context(), c, p.ref, 0, test.bytes)
+			if err != nil || !bytes.Equal(got, p.file[:test.bytes]) {
+				t.Fatalf("%d bytes, %v", len(got), err)
+			}
+			rate := float64(c.Bytes()) / time.Since(start).Seconds()
+			if rate < 0.8*test.rate || rate > 1.15*test.rate {
+				t.Errorf("%.0f bytes a second, want %.0f", rate, test.rate)
+			}
+		})
+	}
+}
+
+// TestStandstillUnderALimit: a line that stands still is found out, and one that is too slow by itself, though we hold back as well.
+func TestStandstillUnderALimit(t *testing.T) {
+	p := pack(t, lab.Disk(1))
+	for _, text := range []string{"300", "10K", "50%"} {
+		inBubbles(t, text, func(t *testing.T, http2 bool) {
+			c := overLimitedPipes(t, 1<<20, http2, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				want := piece{p: p, to: 30_000}
+				want.honest(w)
+				w.WriteHeader(http.StatusPartialContent)
+				_, _ = w.Write(want.bytes()[:20_000])
+				_ = http.NewResponseController(w).Flush()
+				<-r.Context().Done()
+			}), limited(t, text))
+			start := time.Now()
+			got, err := readRange(t.Context(), c, p.ref, 0, 30_000)
+			if !stalled.fits(err) || len(got) > 20_000 {
+				t.Errorf("%d bytes, %v", len(got), err)
+			}
+			if took := time.Since(start); took > 2*time.Minute {
+				t.Errorf("it took %v", took)
+			}
+		})
+	}
+	for _, http2 := range []bool{false, true} {
+		synctest.Test(t, func(t *testing.T) {
+			c := overLimitedPipes(t, 800, http2, serveFile(p), limited(t, "2K"))
+			if got, err := readRange(t.Context(), c, p.ref, 0, 60_000); !stalled.fits(err) {
+				t.Errorf("%d bytes, %v", len(got), err)
+			}
+		})
+	}
+}
+
+// TestLimitedWords: what is sent is held back too.
+func TestLimitedWords(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := overLimitedPipes(t, 1<<20, true, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			_, _ = io.Copy(io.Discard, r.Body)
+			w.WriteHeader(http.StatusNoContent)
+		}), limited(t, "10K"))
+		start := time.Now()
+		if err := c.SetPassword(t.Context(), "alice", string(make([]byte, 100_000))); err != nil {
+			t.Fatal(err)
+		}
+		if rate := float64(c.Bytes()) / time.Since(start).Seconds(); rate < 9<<10 || rate > 12<<10 {
+			t.Errorf("%.0f bytes a second", rate)
+		}
+		// Nothing is let through, but a few words are.
+		c = overLimitedPipes(t, 1<<20, true, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusNoContent) }), limited(t, "off"))
+		if err := c.Logout(t.Context()); err != nil {
+			t.Error(err)
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), time.Hour)
+		defer cancel()
+		if n, err := c.ReaderAt(ctx, pack(t, lab.Disk(1)).ref).ReadAt(make([]byte, 10), 0); n > 0 || !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("%d bytes, %v", n, err)
 		}
 	})
 }

@@ -40,6 +40,9 @@ func (c *Client) Upload(ctx context.Context, id image.LayerID, r io.ReaderAt, le
 	var pause Backoff
 	failures := 0
 	for {
+		if err := c.WaitOpen(ctx, nil); err != nil {
+			return err
+		}
 		before := up.at
 		u, err := up.step(ctx)
 		if up.at != before {

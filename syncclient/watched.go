@@ -11,31 +11,32 @@ import (
 // of 16 KiB each. While they are on their way nothing can be read, however well the line moves.
 const atOnce = 32 << 10
 
-// watched is a body that ends with ErrStalled when the line is too slow. Only the time inside Read counts: a reader who takes
-// its time is not the line's fault.
+// watched is a body that ends with ErrStalled when the line is too slow. Only the time inside Read counts, and of that what our own
+// limit did not hold up: neither is the line's fault.
 type watched struct {
 	body   io.ReadCloser
 	line   Line
-	moved  func() int64  // bytes that went over the line so far
+	moved  func() int64 // bytes that went over the line so far
+	held   func() time.Duration
 	bytes  int64         // read since the measurement began
 	before int64         // what moved returned then
-	waited time.Duration // in Read since then
+	waited time.Duration // for the line, in Read, since then
 
 	mu      sync.Mutex
 	stalled bool
 }
 
-func newWatched(body io.ReadCloser, line Line, moved func() int64) *watched {
-	return &watched{body: body, line: line, moved: moved, before: moved()}
+func newWatched(body io.ReadCloser, line Line, moved func() int64, held func() time.Duration) *watched {
+	return &watched{body: body, line: line, moved: moved, held: held, before: moved()}
 }
 
 // Read implements io.Reader.
 func (w *watched) Read(p []byte) (int, error) {
-	start := time.Now()
-	done := w.watch(start)
+	wait := w.clock()
+	done := w.watch()
 	n, err := w.body.Read(p)
 	done()
-	w.waited += time.Since(start)
+	w.waited += wait()
 	w.bytes += int64(n)
 	if w.waited >= w.line.LowSpeedTime && !errors.Is(err, io.EOF) {
 		w.measure(n == len(p))
@@ -65,10 +66,17 @@ func (w *watched) fast(bytes int64, in time.Duration) bool {
 	return float64(bytes) >= float64(w.line.LowSpeed)*in.Seconds()
 }
 
-// watch ends a Read that gets nothing, from start until done is called. It does not as long as the line moves and no more can be on
-// its way than what arrives at once.
-func (w *watched) watch(start time.Time) (done func()) {
+// clock returns a function that tells how long the line has been waited for since.
+func (w *watched) clock() func() time.Duration {
+	start, held := time.Now(), w.held()
+	return func() time.Duration { return max(time.Since(start)-(w.held()-held), 0) }
+}
+
+// watch ends a Read that gets nothing, until done is called. It does not as long as the line moves and no more can be on its way than
+// what arrives at once.
+func (w *watched) watch() (done func()) {
 	longest := time.Duration(atOnce) * time.Second / time.Duration(w.line.LowSpeed)
+	whole, part := w.clock(), w.clock()
 	before := w.moved()
 	var mu sync.Mutex
 	var t *time.Timer
@@ -81,12 +89,16 @@ func (w *watched) watch(start time.Time) (done func()) {
 		if over {
 			return
 		}
+		if rest := w.line.LowSpeedTime - part(); rest > 0 { // we held it up ourselves
+			t.Reset(rest)
+			return
+		}
 		now := w.moved()
-		if !w.fast(now-before, w.line.LowSpeedTime) || time.Since(start) >= longest {
+		if !w.fast(now-before, w.line.LowSpeedTime) || whole() >= longest {
 			w.giveUp()
 			return
 		}
-		before = now
+		before, part = now, w.clock()
 		t.Reset(w.line.LowSpeedTime)
 	})
 	return func() {

@@ -22,6 +22,8 @@ const (
 	rampTime  = time.Second
 	lookTime  = time.Second
 	lookShare = 4
+	// leastSeen is what must have gone by before it says something of the line: a few words do not.
+	leastSeen = 16 << 10
 )
 
 // lane is one direction of a line under one limit.
@@ -73,7 +75,7 @@ func (l *lane) part(p float64, n int, now time.Time) float64 {
 		return 0
 	}
 	l.seen += int64(n)
-	if now.Before(l.settle) {
+	if now.Before(l.settle) || l.seen < leastSeen {
 		return 0
 	}
 	// Where another limit holds things up, the line gives more than can be seen; then it is that one that counts.
