@@ -93,3 +93,38 @@ func TestDamagedFile(t *testing.T) {
 		}
 	}
 }
+
+// TestTexts: a text is kept in one form, and nonsense is refused.
+func TestTexts(t *testing.T) {
+	fsys := faultfs.New()
+	s := open(t, fsys)
+	for _, c := range []struct{ name, text, want string }{
+		{config.DownloadLimit, "60% ; 10m@mon-fri/8-18", "60%;10M@Mon-Fri/8-18"},
+		{config.DownloadLimit, "", "unlimited"},
+		{config.DownloadLimit, "0", "off"},
+		{config.MeteredConnections, "allow", "allow"},
+		{config.MeteredConnections, "off", "pause"},
+		{config.MeteredConnections, "", "allow"},
+		{config.MeteredConnections, "unlimited", "allow"},
+		{config.MeteredConnections, "pause", "pause"},
+		{config.MeteredConnections, "100k;off@8-18", "100K;off@8-18"},
+	} {
+		if err := s.Set(c.name, c.text); err != nil || s.Current().Get(c.name) != c.want || open(t, fsys).Current().Get(c.name) != c.want {
+			t.Errorf("%s = %q: %v, %v, want %q", c.name, c.text, s.Current().Get(c.name), err, c.want)
+		}
+	}
+	if a := s.Current().Metered().String(); a != "100K;off@8-18" {
+		t.Error(a)
+	}
+	if s.Current().Limit().String() != "off" {
+		t.Error(s.Current().Limit())
+	}
+	for _, c := range []struct {
+		name string
+		v    any
+	}{{config.DownloadLimit, "much"}, {config.DownloadLimit, "pause"}, {config.DownloadLimit, 5}, {config.MeteredConnections, "never"}, {config.MeteredConnections, false}} {
+		if err := s.Set(c.name, c.v); !errors.Is(err, config.ErrValue) {
+			t.Errorf("%s = %v: %v", c.name, c.v, err)
+		}
+	}
+}

@@ -5,6 +5,7 @@ import (
 
 	"disksync/image"
 	"disksync/layer"
+	"disksync/syncclient"
 )
 
 // Install installs one layer from any sources.
@@ -103,3 +104,8 @@ func (n *Net) NewNetSource(x *layer.Index) Source { return n.source(x) }
 
 // OneRange reports whether the Synchronizer was found to give one range a request only.
 func (n *Net) OneRange() bool { return n.oneRange.Load() }
+
+// Reach returns what one request of a run of frames asks for.
+func (n *Net) Reach(t []layer.Frame, have, gap int64) (spans []syncclient.Span, frames int) {
+	return n.reach(t, have, gap)
+}

@@ -22,6 +22,7 @@ import (
 	"disksync/api"
 	"disksync/deploy"
 	"disksync/image"
+	"disksync/internal/limit"
 	"disksync/internal/netchaos"
 	"disksync/layer"
 	"disksync/syncclient"
@@ -134,14 +135,14 @@ func (h *kiosk) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 }
 
 // net returns the kiosk as a source, over a line to it.
-func (h *kiosk) net(t testing.TB, addr string) *deploy.Net {
+func (h *kiosk) net(t testing.TB, addr string, limits ...*limit.Limiter) *deploy.Net {
 	t.Helper()
 	u, err := url.Parse("https://" + addr)
 	if err != nil {
 		t.Fatal(err)
 	}
 	c, err := syncclient.New(syncclient.Options{
-		URL: u, Fingerprint: syncclient.Fingerprint(sha256.Sum256(h.Certificate().RawSubjectPublicKeyInfo)), Token: "secret",
+		URL: u, Fingerprint: syncclient.Fingerprint(sha256.Sum256(h.Certificate().RawSubjectPublicKeyInfo)), Token: "secret", Limit: limits,
 		Line: syncclient.Line{LowSpeedTime: time.Hour}, // a busy machine is no bad line
 	})
 	if err != nil {
@@ -296,6 +297,79 @@ func TestResumeInPieces(t *testing.T) {
 	}
 	if wire := n.Client.Bytes(); wire > length+length/4 {
 		t.Errorf("%d bytes for %d", wire, length)
+	}
+}
+
+// TestResumeInsideFrames: a line that is cut before a frame is whole brings it all the same.
+func TestResumeInsideFrames(t *testing.T) {
+	s := newHollow(t, 4, 1<<20)
+	wanted, length := s.every(1)
+	h := newKiosk(t, s)
+	line := netchaos.Start(t, h.Listener.Addr().String())
+	n := h.net(t, line.Addr())
+	line.Set(netchaos.Toxics{Down: netchaos.Toxic{CutAfter: 400_000}})
+	var g got
+	if err := n.NewNetSource(s.x).Fetch(t.Context(), wanted, g.take); err != nil {
+		t.Fatal(err)
+	}
+	if err := g.once(wanted); err != nil {
+		t.Fatal(err)
+	}
+	if conns, wire := line.Conns(), n.Client.Bytes(); conns < 8 || wire > length+int64(conns)*40<<10 {
+		t.Errorf("%d bytes for %d over %d connections", wire, length, conns)
+	}
+}
+
+// TestShortAnswers: with a low limit, or a small setting, no request asks for more than it should, be it in the middle of a frame, and
+// all requests together bring everything once.
+func TestShortAnswers(t *testing.T) {
+	s := newHollow(t, 300, 20<<10)
+	h := newKiosk(t, s)
+	var frames []layer.Frame
+	for i := 0; i < s.x.Len(); i += 2 {
+		frames = append(frames, s.x.Frame(i))
+	}
+	for _, test := range []struct {
+		limit    string
+		maxRange int64
+		most     int64
+	}{
+		{"100", 80 << 20, 6000},
+		{"1K", 80 << 20, 60 << 10},
+		{"1G;5K@0-24", 80 << 20, 300 << 10},
+		{"1G", 1 << 20, 1 << 20},
+		{"unlimited", 5000, 5000},
+		{"off", 80 << 20, 80 << 20},
+		{"1K", 7, 7},
+	} {
+		l, err := limit.Parse(test.limit)
+		if err != nil {
+			t.Fatal(err)
+		}
+		n := h.net(t, h.Listener.Addr().String(), limit.New("", l))
+		n.MaxRange = test.maxRange
+		rest, have := frames, int64(0)
+		requests := 0
+		for ; len(rest) > 0; requests++ {
+			spans, whole := n.Reach(rest, have, 200)
+			var all int64
+			for _, sp := range spans {
+				all += sp.Length
+			}
+			if all > test.most || all == 0 || spans[0].Offset != rest[0].Offset+have {
+				t.Fatalf("%s: a request for %d bytes at %d, where frame %d of %d bytes has %d", test.limit, all, spans[0].Offset, rest[0].Block, rest[0].Length, have)
+			}
+			if whole == 0 {
+				have += all
+				continue
+			}
+			last, end := rest[whole-1], spans[len(spans)-1]
+			if end.Offset+end.Length != last.Offset+int64(last.Length) {
+				t.Fatalf("%s: a request ends at %d and not behind frame %d", test.limit, end.Offset+end.Length, last.Block)
+			}
+			rest, have = rest[whole:], 0
+		}
+		t.Logf("%s, at most %d: %d requests", test.limit, test.maxRange, requests)
 	}
 }
 

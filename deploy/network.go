@@ -45,6 +45,13 @@ func (n *Net) tell(s LineState) {
 	}
 }
 
+func (n *Net) hold(h limit.Hold) {
+	n.tell(LineRunning) // whatever it did before, nobody waits for it now
+	if n.Held != nil {
+		n.Held(h)
+	}
+}
+
 // index fetches a layer's index, trying again as long as the line is merely interrupted.
 func (n *Net) index(ctx context.Context, ref image.LayerRef) (*layer.Index, error) {
 	var x *layer.Index
@@ -69,7 +76,7 @@ func (n *Net) persist(ctx context.Context, do func() (moved bool, err error)) er
 	for {
 		if n.Client.Limited() {
 			before := time.Now()
-			if err := n.Client.WaitOpen(ctx, n.Held); err != nil {
+			if err := n.Client.WaitOpen(ctx, n.hold); err != nil {
 				return err
 			}
 			moved = moved.Add(time.Since(before)) // holding back is no interruption
@@ -84,6 +91,7 @@ func (n *Net) persist(ctx context.Context, do func() (moved bool, err error)) er
 			pause.Reset()
 		}
 		if errors.Is(err, limit.ErrOff) {
+			n.Client.HangUp()
 			continue
 		}
 		if !syncclient.Interrupted(err) {

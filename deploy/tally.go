@@ -30,6 +30,7 @@ type Progress struct {
 	Bytes     map[string]int64 `json:"bytes"`  // got so far, by kind of source
 	Healed    int              `json:"healed"` // blocks that came from another source than the first
 	Line      LineState        `json:"line"`
+	Held      string           `json:"held,omitempty"` // why nothing is fetched though the line is good
 }
 
 // Tally counts what a job does. It is safe for concurrent use.
@@ -64,6 +65,13 @@ func (t *Tally) SetLine(s LineState) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.p.Line = s
+}
+
+// SetHeld notes why nothing is fetched; "": something is.
+func (t *Tally) SetHeld(why string) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.p.Held = why
 }
 
 func (t *Tally) begin(s Stage, r image.Role, total int64) {

@@ -15,6 +15,7 @@ import (
 	"disksync/config"
 	"disksync/deploy"
 	"disksync/internal/durable"
+	"disksync/internal/limit"
 	"disksync/internal/problem"
 )
 
@@ -47,13 +48,15 @@ type Engine struct {
 	stop  context.CancelFunc
 	work  sync.WaitGroup
 	watch *watchers
+	limit *limit.Limiter // of the setting
 
 	mu           sync.Mutex
 	registration *Registration
 	login        *Login
 	seen         map[string]seenImage
 	speed        map[string]float64 // see rates
-	operations   []*Operation       // in the order of their creation
+	metered      bool
+	operations   []*Operation // in the order of their creation
 	running      int
 }
 
@@ -98,6 +101,7 @@ func open(ctx context.Context, o Options, fsys durable.FS) (*Engine, error) {
 		return nil, problem.New("DS-SETTINGS", problem.Damaged, err, "the settings cannot be read", "nothing was changed",
 			fmt.Sprintf("mend %s, or remove it to have the defaults", filepath.Join(o.Dir, config.File)))
 	}
+	e.limit = limit.New(limitedBySetting, e.Settings().Limit())
 	if e.store, err = deploy.OpenStore(fsys, o.Now); err != nil {
 		return nil, err
 	}
@@ -140,6 +144,12 @@ func (e *Engine) Set(name string, v any) error {
 		return err
 	}
 	e.log.Info("setting changed", "name", name, "value", v)
+	switch name {
+	case config.DownloadLimit:
+		e.limit.Set(e.Settings().Limit())
+	case config.MeteredConnections:
+		e.applyMetered()
+	}
 	return nil
 }
 

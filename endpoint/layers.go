@@ -136,7 +136,7 @@ func (o *Operation) runLayers(ctx context.Context) error {
 
 func (o *Operation) runDisk(ctx context.Context, d DiskInfo) error {
 	r := Request{Kind: Layers}
-	m, err := o.e.prepare(ctx, r, o.tally)
+	m, err := o.e.prepare(ctx, r, o.tally, o.limits())
 	if err != nil {
 		return err
 	}

@@ -9,6 +9,7 @@ import (
 
 	"disksync/deploy"
 	"disksync/image"
+	"disksync/internal/limit"
 	"disksync/internal/problem"
 )
 
@@ -34,6 +35,8 @@ type Request struct {
 	Media   []string      `json:"media,omitempty"` // folders to look at besides mounted media
 	// Replace lets an update of a static VM put the user's changed disk aside.
 	Replace bool `json:"replace,omitempty"`
+	// Limit is how much of the line this may take, as the setting download-limit, which holds as well.
+	Limit string `json:"limit,omitempty"`
 }
 
 // LayerInfo is one layer of an operation: the original's image.
@@ -125,6 +128,9 @@ type Operation struct {
 	rate    meter
 	wire    meter
 	deleted bool
+	asked   bool // by name, while the connection was metered
+
+	own, metered *limit.Limiter // of the request; of a metered connection
 }
 
 // Causes for the end of a run that are no failures.

@@ -44,7 +44,7 @@ func (e *Engine) loadOperations() error {
 		if !ok || err != nil {
 			continue
 		}
-		o := &Operation{e: e, id: id}
+		o := e.newOperationOf(Status{ID: id})
 		if err := readJSON(e.fsys, operationFile(id), &o.status); err != nil || o.status.ID != id {
 			e.log.Warn("operation forgotten: its file is damaged", "operation", id, "error", err)
 			if err := durable.Remove(e.fsys, operationFile(id)); err != nil {
@@ -54,6 +54,9 @@ func (e *Engine) loadOperations() error {
 		}
 		if !o.status.over() {
 			o.status.setState(Stopped)
+		}
+		if own, err := checkLimit(o.status.Request.Limit); err == nil {
+			o.own.Set(own)
 		}
 		e.operations = append(e.operations, o)
 	}
@@ -105,6 +108,11 @@ func on(vm string) string {
 
 // Start queues a request. When an unfinished operation asks for the same, that one goes on.
 func (e *Engine) Start(r Request) (*Operation, error) {
+	own, err := checkLimit(r.Limit)
+	if err != nil {
+		return nil, err
+	}
+	named := r.Image != "" || r.VM != ""
 	if r.Kind == Download && r.VM == "" {
 		r.VM = r.Image
 	}
@@ -119,16 +127,20 @@ func (e *Engine) Start(r Request) (*Operation, error) {
 			continue
 		}
 		o.change(true, func(s *Status) { s.Request = r })
-		return o, o.Resume()
+		o.own.Set(own)
+		o.askFor(named)
+		return o, o.enqueue()
 	}
 	o := e.newOperation(Status{Request: r, VM: r.VM, Image: r.Image})
-	return o, o.Resume()
+	o.own.Set(own)
+	o.askFor(named)
+	return o, o.enqueue()
 }
 
 // newOperation makes an operation that does not run yet.
 func (e *Engine) newOperation(s Status) *Operation {
 	s.ID, s.Created, s.State, s.Disks = deploy.NewUUID(), e.now().UTC(), Stopped, append([]DiskInfo{}, s.Disks...)
-	o := &Operation{e: e, id: s.ID, status: s}
+	o := e.newOperationOf(s)
 	e.mu.Lock()
 	e.operations = append(e.operations, o)
 	e.mu.Unlock()
@@ -136,8 +148,13 @@ func (e *Engine) newOperation(s Status) *Operation {
 	return o
 }
 
-// Resume queues the operation, unless it is queued or runs already. It runs when its turn comes.
+// Resume queues the operation, which somebody named, unless it is queued or runs already. It runs when its turn comes.
 func (o *Operation) Resume() error {
+	o.askFor(o.Status().Request.Kind != Layers) // those are asked for by programs
+	return o.enqueue()
+}
+
+func (o *Operation) enqueue() error {
 	o.mu.Lock()
 	if o.done != nil {
 		o.mu.Unlock()
@@ -213,7 +230,7 @@ func (o *Operation) end(ctx context.Context, err error) {
 			}
 			s.setState(Failed)
 		}
-		o.cancel, o.tally = nil, nil
+		o.cancel, o.tally, o.asked = nil, nil, false
 	})
 	s := o.Status()
 	o.e.log.Info("operation ended", "operation", o.id, "kind", string(s.Request.Kind), "vm", s.VM, "state", string(s.State), "error", err)
@@ -314,7 +331,8 @@ func (e *Engine) ResumeAll() {
 		if s.State != Stopped || s.Request.Kind == Layers && len(s.Disks) == 0 {
 			continue
 		}
-		if err := o.Resume(); err != nil {
+		o.applyMetered()
+		if err := o.enqueue(); err != nil {
 			e.log.Error("resume operation", "operation", o.id, "error", err)
 		}
 	}

@@ -13,6 +13,7 @@ import (
 	"disksync/deploy"
 	"disksync/image"
 	"disksync/internal/durable"
+	"disksync/internal/limit"
 	"disksync/internal/problem"
 	"disksync/syncclient"
 )
@@ -172,6 +173,11 @@ func (e *Engine) keepCertificate(der []byte) {
 
 // connect returns a client of the Synchronizer, with the user's token when needLogin is set.
 func (e *Engine) connect(needLogin bool) (*syncclient.Client, *Registration, error) {
+	return e.connectWithin(nil, needLogin)
+}
+
+// connectWithin is connect for who is held to limits.
+func (e *Engine) connectWithin(limits limit.Chain, needLogin bool) (*syncclient.Client, *Registration, error) {
 	e.mu.Lock()
 	r, l := e.registration, e.login
 	e.mu.Unlock()
@@ -179,7 +185,7 @@ func (e *Engine) connect(needLogin bool) (*syncclient.Client, *Registration, err
 		return nil, nil, problem.New("DS-NOT-REGISTERED", problem.NeedsLogin, nil, "this endpoint is not registered with a Synchronizer",
 			"", "disksyncmgr register https://HOST:PORT")
 	}
-	o := syncclient.Options{Fingerprint: r.Fingerprint, Line: e.line(), Certificate: e.knownCertificate(), Shown: e.keepCertificate}
+	o := syncclient.Options{Fingerprint: r.Fingerprint, Line: e.line(), Certificate: e.knownCertificate(), Shown: e.keepCertificate, Limit: limits}
 	var err error
 	if o.URL, err = parseURL(r.URL); err != nil {
 		return nil, nil, err

@@ -12,6 +12,7 @@ import (
 	"disksync/config"
 	"disksync/deploy"
 	"disksync/image"
+	"disksync/internal/limit"
 	"disksync/internal/problem"
 	"disksync/syncclient"
 )
@@ -41,20 +42,21 @@ func (m *mission) close() {
 }
 
 // prepare finds out what a request means: which version, from where, onto what.
-func (e *Engine) prepare(ctx context.Context, r Request, t *deploy.Tally) (_ *mission, err error) {
+func (e *Engine) prepare(ctx context.Context, r Request, t *deploy.Tally, limits limit.Chain) (_ *mission, err error) {
 	m := &mission{e: e}
 	defer func() {
 		if err != nil {
 			m.close()
 		}
 	}()
-	if m.client, m.reg, err = e.connect(true); err != nil {
+	if m.client, m.reg, err = e.connectWithin(limits, true); err != nil {
 		return nil, err
 	}
 	m.job = &deploy.Job{
 		Store: e.store, Tally: t, CheckMedia: e.Settings().Bool(config.ForceLocalChecksum), Rates: e.rates(),
 		Net: &deploy.Net{
 			Client: m.client, MaxRange: e.Settings().Int(config.DownloadChunk) << 20, GiveUp: e.giveUp, Line: t.SetLine,
+			Held: func(h limit.Hold) { t.SetHeld(h.String()) },
 		},
 	}
 	switch r.Kind {
@@ -237,7 +239,7 @@ type PlanReport struct {
 
 // Plan finds out what a request would do, without doing it.
 func (e *Engine) Plan(ctx context.Context, r Request) (PlanReport, error) {
-	m, err := e.prepare(ctx, r, deploy.NewTally())
+	m, err := e.prepare(ctx, r, deploy.NewTally(), nil) // a plan takes little, and is wanted before anything is let through
 	if err != nil {
 		return PlanReport{}, err
 	}
@@ -278,13 +280,14 @@ func (o *Operation) perform(ctx context.Context) error {
 	case Verify:
 		return o.verify(ctx, r, start)
 	}
-	m, err := o.e.prepare(ctx, r, o.tally)
+	m, err := o.e.prepare(ctx, r, o.tally, o.limits())
 	if err != nil {
 		return err
 	}
 	defer m.close()
 	mf := m.job.Manifest.Manifest()
 	o.change(true, func(s *Status) {
+		m.notes = o.withMeteredNote(m.notes)
 		s.VM, s.Image, s.Version, s.Notes = m.vm, mf.Image, mf.Version, m.notes
 	})
 	rc := &Receipt{Operation: o.id, Kind: r.Kind, VM: m.vm, Image: mf.Image, Version: mf.Version, Path: []deploy.StepReport{}, Notes: m.notes}

@@ -2,7 +2,9 @@ package syncclient
 
 import (
 	"context"
+	"maps"
 	"net"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -17,6 +19,9 @@ type meter struct {
 	limit limit.Chain
 	bytes atomic.Int64 // in both directions
 	held  heldClock
+
+	mu   sync.Mutex
+	open map[*measuredConn]bool
 }
 
 // heldClock counts the time in which some connection is held up by our own limit.
@@ -61,7 +66,25 @@ func (m *meter) measured(dial dialFunc) dialFunc {
 		if err != nil {
 			return nil, err
 		}
-		return &measuredConn{Conn: c, m: m, closed: make(chan struct{})}, nil
+		mc := &measuredConn{Conn: c, m: m, closed: make(chan struct{})}
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		if m.open == nil {
+			m.open = map[*measuredConn]bool{}
+		}
+		m.open[mc] = true
+		return mc, nil
+	}
+}
+
+// HangUp closes all connections at once. What the other side has sent ahead need not come any more; an answer that is given up on a
+// connection that stays would still bring that.
+func (c *Client) HangUp() {
+	c.meter.mu.Lock()
+	conns := slices.Collect(maps.Keys(c.meter.open))
+	c.meter.mu.Unlock()
+	for _, mc := range conns {
+		_ = mc.Close() // of a TLS connection this is the bare one, which says nothing any more
 	}
 }
 
@@ -117,7 +140,12 @@ func (c *measuredConn) Write(p []byte) (int, error) {
 
 // Close implements net.Conn.
 func (c *measuredConn) Close() error {
-	c.once.Do(func() { close(c.closed) })
+	c.once.Do(func() {
+		close(c.closed)
+		c.m.mu.Lock()
+		delete(c.m.open, c)
+		c.m.mu.Unlock()
+	})
 	return c.Conn.Close()
 }
 

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"io"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"runtime/debug"
@@ -13,6 +14,7 @@ import (
 	"disksync/deploy"
 	"disksync/endpoint"
 	"disksync/image"
+	"disksync/internal/metered"
 	"disksync/internal/problem"
 	"disksync/syncclient"
 )
@@ -73,7 +75,9 @@ func (o *options) open(ctx context.Context) (door, error) {
 		if err != nil {
 			return nil, err
 		}
-		return &standalone{e}, nil
+		watching, stop := context.WithCancel(ctx)
+		watched := metered.Watch(watching, os.Getenv, slog.New(slog.DiscardHandler), e.Metered)
+		return &standalone{e, func() { stop(); watched() }}, nil
 	}
 	c, err := dbusapi.Dial(ctx, o.session)
 	if err != nil {
@@ -128,7 +132,15 @@ func (o *options) with(ctx context.Context, do func(d door) error) error {
 }
 
 // standalone is the engine in this process.
-type standalone struct{ *endpoint.Engine }
+type standalone struct {
+	*endpoint.Engine
+	unwatch func()
+}
+
+func (s *standalone) Close() error {
+	s.unwatch()
+	return s.Engine.Close()
+}
 
 const showEvery = 200 * time.Millisecond
 

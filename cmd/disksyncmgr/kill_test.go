@@ -87,8 +87,8 @@ type killer struct {
 const (
 	// lineRate makes a transfer last long enough to be killed in the middle.
 	lineRate = 6 << 20
-	// connections is how many ranges are under way at once.
-	connections = 2
+	// connections is how many requests may be under way at once.
+	connections = 4
 	// overhead bounds what a start of the service fetches besides frames: TLS, offers, manifest, index, and what is on its way in
 	// between.
 	overhead = 64 << 10

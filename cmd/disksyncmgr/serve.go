@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -13,6 +14,7 @@ import (
 	"disksync/dbusapi"
 	"disksync/endpoint"
 	"disksync/internal/busconn"
+	"disksync/internal/metered"
 	"disksync/internal/problem"
 )
 
@@ -41,8 +43,12 @@ func serve(cmd *cobra.Command, o *options, group string) error {
 		return err
 	}
 	level.Set(logLevel(e.Settings()))
+	watching, stop := context.WithCancel(ctx)
+	watched := metered.Watch(watching, os.Getenv, log, e.Metered)
 	conn, err := busconn.Connect(ctx, o.session, os.Getenv)
 	if err != nil {
+		stop()
+		watched()
 		err = problem.New("DS-NO-BUS", problem.Unreachable, err, "cannot serve", "nothing was changed", "is the bus running? --session uses the session bus")
 		return errors.Join(err, e.Close())
 	}
@@ -52,6 +58,8 @@ func serve(cmd *cobra.Command, o *options, group string) error {
 	})
 	// The connection first: nobody may call an engine that is closed. How it closes says nothing new.
 	conn.Close()
+	stop()
+	watched()
 	return errors.Join(err, e.Close())
 }
 

@@ -20,6 +20,7 @@ type display struct {
 	meter *progress.Meter
 	state endpoint.State
 	notes int
+	held  string
 	got   bool // everything that is to be got, and it was shown
 	stage string
 	total int64 // of the stage
@@ -42,6 +43,13 @@ func (d *display) show(s endpoint.Status) {
 			d.meter.Note("the line to the Synchronizer is interrupted; it is tried again, and nothing is lost")
 		case endpoint.AdmctlStalled:
 			d.meter.Note("the Synchronizer is busy and serves others first; waiting")
+		}
+	}
+	if s.Progress.Held != d.held {
+		if d.held = s.Progress.Held; d.held != "" {
+			d.meter.Note("nothing is fetched now: %s; it goes on by itself", d.held)
+		} else {
+			d.meter.Note("it goes on")
 		}
 	}
 	d.progress(s)
@@ -291,6 +299,9 @@ func printOperations(w io.Writer, ops []endpoint.Status) error {
 		what := ""
 		if s.Problem != nil && s.State == endpoint.Failed {
 			what = s.Problem.What
+		}
+		if s.Progress.Held != "" && s.Active {
+			what = "nothing is fetched now: " + s.Progress.Held
 		}
 		version := "-"
 		if v := cmp.Or(s.Version, s.Request.Version); v != 0 {

@@ -23,10 +23,12 @@ type transferFlags struct {
 	media        []string
 	plan, asJSON bool
 	version      string
+	limit        string
 }
 
 func (f *transferFlags) add(c *cobra.Command, withVersion bool) {
 	c.Flags().StringArrayVar(&f.media, "media", nil, "also look in this `folder`, as on a stick (dvd:FOLDER: as on a disc); may be repeated")
+	c.Flags().StringVar(&f.limit, "limit", "", "take at most this `limit` of the line: 500K, 10M, 60%, 1M@Mon-Fri/8-18")
 	c.Flags().BoolVar(&f.asJSON, "json", false, "print the receipt, or with --plan the plan, as JSON")
 	if withVersion {
 		c.Flags().BoolVar(&f.plan, "plan", false, "print what would be done, and do nothing")
@@ -36,6 +38,7 @@ func (f *transferFlags) add(c *cobra.Command, withVersion bool) {
 
 // run plans or runs a request and prints the outcome.
 func (f *transferFlags) run(cmd *cobra.Command, d door, r endpoint.Request) error {
+	r.Limit = f.limit
 	var err error
 	if r.Media, err = absolute(f.media); err != nil {
 		return err

@@ -11,10 +11,13 @@ import (
 	"os"
 	"path/filepath"
 
+	"github.com/spf13/cobra"
+
 	"disksync/api"
 	"disksync/image"
 	"disksync/internal/cli"
 	"disksync/internal/durable"
+	"disksync/internal/limit"
 	"disksync/internal/problem"
 	"disksync/syncclient"
 	"disksync/synchronizer"
@@ -25,6 +28,24 @@ const defaultData = "/var/lib/synchronizer"
 // options are the flags that all commands share.
 type options struct {
 	data, server, fingerprint string
+	limit                     string // of commands that move much
+}
+
+// addLimit adds the flag of commands that move much.
+func (o *options) addLimit(c *cobra.Command) {
+	c.Flags().StringVar(&o.limit, "limit", "", "over the network, take at most this `limit` of the line: 500K, 10M, 60%, 1M@Mon-Fri/8-18")
+}
+
+// limits reads that flag.
+func (o *options) limits() (limit.Chain, error) {
+	s, err := limit.Parse(o.limit)
+	if err != nil {
+		return nil, cli.UsageError("%v", err)
+	}
+	if o.limit == "" {
+		return nil, nil
+	}
+	return limit.Chain{limit.New("--limit is off", s)}, nil
 }
 
 // dataDir returns the data folder, and whether somebody named it.
@@ -41,6 +62,10 @@ func (o *options) dataDir() (dir string, named bool) {
 // with runs do with a client: over the network after a login, else through the socket in the data folder.
 func (o *options) with(ctx context.Context, do func(c *syncclient.Client) error) error {
 	dir, named := o.dataDir()
+	limits, err := o.limits()
+	if err != nil {
+		return err
+	}
 	if named && o.server != "" {
 		return cli.UsageError("--data and --server name two Synchronizers; give one")
 	}
@@ -49,7 +74,7 @@ func (o *options) with(ctx context.Context, do func(c *syncclient.Client) error)
 	case err != nil:
 		return err
 	case o.server != "" || !named && l != nil:
-		return o.overNetwork(l, do)
+		return o.overNetwork(l, limits, do)
 	}
 	return explain(o.overSocket(ctx, dir, do))
 }
@@ -58,12 +83,12 @@ func explain(err error) error {
 	return syncclient.Explain(err, "not done", "nothing that was there is lost")
 }
 
-func (o *options) overNetwork(l *login, do func(c *syncclient.Client) error) error {
+func (o *options) overNetwork(l *login, limits limit.Chain, do func(c *syncclient.Client) error) error {
 	if l == nil || o.server != "" && l.URL != o.server {
 		return problem.New("DS-LOGIN-NEEDED", problem.NeedsLogin, nil, "not logged in to "+o.server, "",
 			"synchronizer --server URL --fingerprint FP login NAME")
 	}
-	c, err := l.client()
+	c, err := l.client(limits)
 	if err != nil {
 		return err
 	}
@@ -144,12 +169,12 @@ func loadLogin() (*login, error) {
 	return l, nil
 }
 
-func (l *login) client() (*syncclient.Client, error) {
+func (l *login) client(limits limit.Chain) (*syncclient.Client, error) {
 	u, err := url.Parse(l.URL)
 	if err != nil {
 		return nil, cli.UsageError("%v", err)
 	}
-	return syncclient.New(syncclient.Options{URL: u, Fingerprint: l.Fingerprint, Token: l.Token})
+	return syncclient.New(syncclient.Options{URL: u, Fingerprint: l.Fingerprint, Token: l.Token, Limit: limits})
 }
 
 // logIn gets a token and stores it.
@@ -161,7 +186,7 @@ func (o *options) logIn(ctx context.Context, user, password string) error {
 	var random [16]byte
 	rand.Read(random[:])
 	l := &login{URL: o.server, Fingerprint: fp, User: user, Device: image.RandomUUID(random)}
-	c, err := l.client()
+	c, err := l.client(nil)
 	if err != nil {
 		return cli.UsageError("%v", err)
 	}
@@ -189,7 +214,7 @@ func logOut(ctx context.Context) error {
 	if err != nil || l == nil {
 		return err
 	}
-	c, err := l.client()
+	c, err := l.client(nil)
 	if err == nil {
 		defer c.Close()
 		err = c.Logout(ctx)

@@ -89,6 +89,7 @@ becomes zeros, and so does what is in swap spaces, pagefile.sys, hiberfil.sys an
 	c.Flags().StringVar(&format, "format", "", "read the files as vhd or raw, whatever they are called")
 	c.Flags().BoolVar(&allBlocks, "all-blocks", false, "publish also what is in free space")
 	c.Flags().StringVar(&spool, "spool", "", "`folder` with room for the packed difference")
+	o.addLimit(c)
 	c.Flags().IntVar(&level, "level", 0, "compression level 1 (fast) to 4 (small); default 3")
 	c.Flags().BoolVar(&asJSON, "json", false, "print the result as JSON")
 	return c

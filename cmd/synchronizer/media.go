@@ -115,6 +115,7 @@ are called, in the root of the medium or up to two folders below.`,
 	}
 	w.flags(c)
 	c.Flags().StringVar(&to, "to", "", "`folder` to write to")
+	o.addLimit(c)
 	c.Flags().BoolVar(&asJSON, "json", false, "print the result as JSON")
 	return c
 }
