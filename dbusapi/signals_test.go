@@ -118,6 +118,7 @@ func TestSignalsOfTheEnd(t *testing.T) {
 	from := line.Down()
 	testkit.Until(r.t, "the transfer moves", func() bool { return line.Down() > from+256<<10 })
 	r.restart()
+	testkit.Until(r.t, "it goes on", func() bool { return len(states(gdbus, group)) > 3 })
 	line.SetRate(0)
 	r.await(group, "finished")
 	testkit.Until(r.t, "the end is told", func() bool { return slices.Contains(states(gdbus, group), "finished") })
