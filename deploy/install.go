@@ -38,10 +38,11 @@ func (s *Store) install(ctx context.Context, x *layer.Index, from image.State, r
 		budget: semaphore.NewWeighted(inFlight), dec: layer.NewDecoder(runtime.GOMAXPROCS(0)),
 	}
 	defer in.dec.Close()
+	in.back = newReadBack(in)
 	err = in.fill(ctx, sources)
 	p.Close()
 	if err == nil {
-		err = in.readBack(ctx)
+		err = in.back.finish(ctx)
 	}
 	if err == nil {
 		err = s.nameGolden(to)
@@ -75,8 +76,10 @@ type installer struct {
 	blocks map[image.Digest][]int // the blocks that a digest is wanted for
 	work   map[image.Digest]int64 // a digest's share of the stage, bytes
 
+	back *readBack
+
 	mu       sync.Mutex
-	unsynced int64
+	unsynced []int // blocks that were written since the last sync
 }
 
 // installed says what an install did, by source.
@@ -196,9 +199,19 @@ func (in *installer) run(ctx context.Context) error {
 			return err
 		})
 	}
+	var reader errgroup.Group
+	reader.Go(func() error {
+		err := in.back.run(ctx)
+		if err != nil {
+			cancel(err)
+		}
+		return err
+	})
 	fetchers.Wait()
 	close(fetched)
-	if err := workers.Wait(); err != nil {
+	err := workers.Wait()
+	in.back.close()
+	if err := errors.Join(err, reader.Wait()); err != nil {
 		return err
 	}
 	if ctx.Err() != nil {
@@ -351,7 +364,7 @@ func (in *installer) placeOne(ctx context.Context, j job, block, scratch []byte)
 	} else {
 		in.tally.wasted(kind, n)
 	}
-	return in.syncSometimes(int64(len(in.blocks[d])) * image.BlockSize)
+	return in.syncSometimes(in.blocks[d]...)
 }
 
 // blame finds out whose fault it is that a frame does not give its block. One with the right check sum that refers to the disk
@@ -371,62 +384,24 @@ func (in *installer) blame(j job, block []byte, err error) error {
 	return err
 }
 
-func (in *installer) syncSometimes(n int64) error {
+// syncSometimes syncs the part when enough was written, and has read back what is synced.
+func (in *installer) syncSometimes(written ...int) error {
 	in.mu.Lock()
-	in.unsynced += n
-	due := in.unsynced >= syncEvery
-	if due {
-		in.unsynced = 0
+	in.unsynced = append(in.unsynced, written...)
+	var due []int
+	if int64(len(in.unsynced))*image.BlockSize >= syncEvery {
+		due, in.unsynced = in.unsynced, nil
 	}
 	in.mu.Unlock()
-	if due {
-		return in.p.Sync()
+	if due == nil {
+		return nil
 	}
-	return nil
-}
-
-// readBack opens the finished part as a stranger would and compares every block with its digest, reading from the disk
-// and not from memory where the system allows.
-func (in *installer) readBack(ctx context.Context) error {
-	s := in.store
-	f, err := s.fsys.Open(partFile(in.p.id))
-	if err != nil {
+	if err := in.p.Sync(); err != nil {
 		return err
 	}
-	defer f.Close()
-	f.DropCache()
-	p := &part{id: in.p.id, file: f}
-	var below *chain
-	if !in.x.From().IsZero() {
-		if below, err = s.openChain(image.VHDUUID(in.x.From())); err != nil {
-			return err
-		}
-		defer below.Close()
-	}
-	c, err := p.reopen(below)
-	if err == nil {
-		err = checkOwn(c.Members()[0], in.x)
-	}
-	if err != nil {
-		return fmt.Errorf("read back disk %s: %w", in.p.id, err)
-	}
-	in.tally.begin(StageChecksum, in.role, int64(in.x.Len())*image.BlockSize)
-	err = eachFrame(ctx, in.x, func(fr layer.Frame, b []byte) error {
-		if err := readBlock(c, b, fr.Block); err != nil {
-			return err
-		}
-		in.tally.add(image.BlockSize)
-		in.tally.count(1, 0, 0)
-		return layer.CheckBlock(b, fr.Block, fr.Digest)
-	})
-	if errors.Is(err, layer.ErrCorrupt) {
-		return fmt.Errorf("read back disk %s: %w: %w", in.p.id, ErrDiskLies, err)
-	}
-	return err
+	in.back.add(due)
+	return nil
 }
-
-// ErrDiskLies says that the endpoint's disk did not keep what was written to it.
-var ErrDiskLies = errors.New("this machine's disk does not keep what is written to it")
 
 // blocks recycles the buffers of workers: a path may have hundreds of layers, each of which needs a few.
 var blocks = sync.Pool{New: func() any { return new([image.BlockSize]byte) }}

@@ -166,20 +166,3 @@ func nextEqual(a, b []byte, at int) int {
 	}
 	return at
 }
-
-// reopen reads the part's file anew, on top of below.
-func (p *part) reopen(below *chain) (*vhd.Chain, error) {
-	size, err := p.file.Size()
-	if err != nil {
-		return nil, err
-	}
-	m, err := vhd.Open(p.file, size)
-	if err != nil {
-		return nil, err
-	}
-	members := []*vhd.Image{m}
-	if below != nil {
-		members = append(members, below.Members()...)
-	}
-	return vhd.NewChain(members...)
-}

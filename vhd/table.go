@@ -249,6 +249,15 @@ func (m *Image) structureEnd() int64 {
 	return end
 }
 
+// Place returns where the file holds block number block, in units of the file's block size: the offset in bytes of the block's
+// bitmap, which its data follows. ok is false when it does not hold it, and for a fixed disk, which has no table.
+func (m *Image) Place(block int) (off int64, ok bool) {
+	if m.bat == nil || m.bat[block] == unallocated {
+		return 0, false
+	}
+	return int64(m.bat[block]) * sectorSize, true
+}
+
 // AllocatedBlocks returns the number of blocks that the file holds; for a fixed disk, 0.
 func (m *Image) AllocatedBlocks() int {
 	n := 0
