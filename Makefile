@@ -48,8 +48,16 @@ soak:
 	@scripts/setup test
 	DISKSYNC_SOAK=1 DISKSYNC_KILL_ROUNDS=500 $(RACE) -timeout 12h $(RACED)
 
-bench:
+# The benchmarks of the packages, then the comparison with other programs, which writes docs/benchmarks.md. With WORK=/folder it
+# compares with the three versions of a disk that are there as v1.raw, v2.raw and v3.raw; v2t.raw and v3t.raw may be the same with
+# free space discarded. RUNS is how often everything is measured, SIZE the size in MiB of what is moved on the disks made for it.
+WORK ?=
+RUNS ?= 3
+SIZE ?= 64
+bench: build
+	@scripts/setup bench
 	$(GO) test -run '^$$' -bench . -benchtime 5x ./...
+	@$(GO) run ./internal/bench --work "$(WORK)" --runs $(RUNS) --size $(SIZE) $(BENCHFLAGS)
 
 clean:
 	rm -rf bin

@@ -55,7 +55,9 @@ var rules = map[string]rule{
 	"cmd/vhd-util": {"image vhd vhd/vhdfile internal/cli internal/durable internal/problem internal/progress internal/release",
 		"github.com/spf13/cobra"},
 
-	"internal/arch":    {"", ""},
+	"internal/arch": {"", ""},
+	"internal/bench": {"api deploy diskmap endpoint image layer media publish internal/durable internal/progress",
+		"github.com/klauspost/compress golang.org/x/sync golang.org/x/sys"},
 	"internal/busconn": {"", "github.com/godbus/dbus/v5"},
 	"internal/cli":     {"internal/problem", "github.com/spf13/cobra golang.org/x/term"},
 	"internal/demo": {"api deploy endpoint image media publish internal/demodisk internal/durable internal/progress internal/testkit/privbus",
@@ -180,8 +182,9 @@ var naming = []string{
 	"os.CreateTemp", "os.MkdirTemp", "os.Truncate",
 }
 
-// mayName are packages whose files are not persistent: what they make is gone with the test or the demonstration.
-var mayName = []string{"internal/durable", "internal/testkit", "internal/testkit/lab", "internal/testkit/privbus", "internal/testkit/script", "internal/demo", "internal/demodisk"}
+// mayName are packages whose files are not persistent: what they make is gone with the test, the demonstration or the benchmark.
+var mayName = []string{"internal/durable", "internal/testkit", "internal/testkit/lab", "internal/testkit/privbus", "internal/testkit/script", "internal/bench", "internal/demo",
+	"internal/demodisk"}
 
 func TestOnlyDurableNamesFiles(t *testing.T) {
 	for _, s := range sources(t) {

@@ -1,0 +1,77 @@
+package main
+
+import (
+	"context"
+	"path/filepath"
+)
+
+var deployWords = []string{
+	"Disksync takes a new laptop from nothing to a VM of version 1 whose base is on the disk, synced, read back and compared with the signed digests. " +
+		"The other rows are parts of that work, or programs that do a part of it, with the same data and on the same disk: " +
+		"nothing that does the whole can be faster than the slowest of the parts.",
+	"The stick is a folder on the same disk, so reading and writing compete; a real stick is slower.",
+}
+
+// floors measures the parts of a deployment, with the disk that was installed: the file exported.
+func (b *bench) floors(ctx context.Context, t *table) error {
+	b.say("parts of a deployment")
+	files, err := filepath.Glob(b.at(filepath.Join(mediumDir, "*")))
+	if err != nil {
+		return err
+	}
+	var medium []string
+	for _, f := range files {
+		medium = append(medium, b.short(f))
+	}
+	const made = "floor.raw"
+	ours := func(args ...string) command { return command{program: b.self, args: append([]string{asPart}, args...)} }
+	packing := []command{
+		{program: "zstd", args: []string{"-3", "-T0", "-q", "-f", exported, "-o", "floor.zst"}, quiet: true},
+		{program: "qemu-img", args: []string{"convert", "-c", "-O", "qcow2", "-o", "compression_type=zstd", exported, "floor.qcow2"}, quiet: true},
+	}
+	for _, c := range packing {
+		if !b.plays(c.program) {
+			continue
+		}
+		if _, err := b.run(ctx, c); err != nil {
+			return err
+		}
+	}
+	if err := readOrForget(files, true); err != nil {
+		return err
+	}
+	for _, f := range []struct {
+		name  string
+		c     command
+		whole bool // more than a part
+	}{
+		{"reading the stick's files from the disk", ours(append([]string{partRead}, medium...)...), false},
+		{"unpacking the stick's frames, all cores", ours(append([]string{partUnpack}, medium...)...), false},
+		{"SHA-256 of the blocks, all cores", ours(partHash, exported), false},
+		{"writing the data, and waiting for the disk", writes(ours(partWrite, exported, made), made), false},
+		{"sha256sum of the disk, one core, with its holes", command{program: "sha256sum", args: []string{exported}}, true},
+		{"zstd -d, and waiting for the disk", writes(command{program: "zstd", args: []string{"-d", "-q", "-f", "floor.zst", "-o", made}}, made), true},
+		{"qemu-img convert, from qcow2 with zstd, and waiting for the disk", writes(command{program: "qemu-img", args: []string{"convert", "-O", "raw", "floor.qcow2", made}}, made), true},
+	} {
+		if f.c.program != b.self && !b.plays(f.c.program) {
+			continue
+		}
+		r := t.row(f.name)
+		r.floor, r.partly = !f.whole, true
+		s, err := b.run(ctx, f.c)
+		if err != nil {
+			return err
+		}
+		r.add(result{update: s})
+		if err := b.remove(made); err != nil {
+			return err
+		}
+	}
+	return b.remove("floor.zst", "floor.qcow2")
+}
+
+// writes says what a command makes that must be on the disk.
+func writes(c command, made string) command {
+	c.makes = []string{made}
+	return c
+}
