@@ -9,7 +9,7 @@ import (
 
 // Peers that fetch pieces from a web server.
 
-// web returns the address of a file on the web server.
+// onWeb returns the address of a file on the web server.
 func (b *bench) onWeb(name string) string {
 	return "http://" + b.web.line.address() + "/" + strings.TrimPrefix(name, webFolder+"/")
 }
@@ -92,7 +92,8 @@ func (c aChunker) bring(ctx context.Context, b *bench, old, newer string) (r res
 			return r, err
 		}
 	}
-	r.update, err = b.run(ctx, command{program: c.program, server: b.web, peer: true, makes: []string{peerOut}, args: c.get(b, store, index, seed)})
+	r.update, err = b.run(ctx, command{program: c.program, server: b.web, peer: true, makes: []string{peerOut},
+		args: c.get(b, store, index, seed)})
 	if err != nil {
 		return r, err
 	}

@@ -96,7 +96,7 @@ func parseFlags(args []string) (options, error) {
 	f.StringVar(&o.work, "work", "", "measure with the disks v1.raw, v2.raw and v3.raw in this `folder`")
 	f.StringVar(&o.bin, "bin", "bin", "the `folder` that make build has put the programs into")
 	f.StringVar(&o.page, "page", "docs/benchmarks.md", "write the page to this `file`")
-	f.StringVar(&o.dir, "dir", "", "make the work folder in this `folder` (default $TMPDIR or /var/tmp); with --work it needs six times the data of a disk")
+	f.StringVar(&o.dir, "dir", "", "make the work folder in this `folder` (default $TMPDIR or /var/tmp); it needs six times the data of a disk")
 	f.IntVar(&o.runs, "runs", 3, "measure everything so many `times`; the page has the medians")
 	mib := f.Int64("size", 64, "size of the file that is moved, in `MiB`")
 	f.DurationVar(&o.limit, "limit", 3*time.Minute, "stop a command of another program after this `time`, and say so")

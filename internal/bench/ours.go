@@ -37,7 +37,7 @@ const (
 func (b *bench) startOurs(ctx context.Context) (*ours, error) {
 	o := &ours{bench: b, password: rand.Text()}
 	var err error
-	o.server, err = b.serve(ctx, "", command{program: "synchronizer", args: []string{"--data", dataFolder, "serve", "--listen", "127.0.0.1:0"}})
+	o.server, err = b.serve(ctx, "", o.admin("serve", "--listen", "127.0.0.1:0"))
 	if err != nil {
 		return nil, err
 	}

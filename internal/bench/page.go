@@ -18,7 +18,8 @@ import (
 func (b *bench) writePage(ctx context.Context) error {
 	var p page
 	p.say("# Benchmarks")
-	p.say("This page is written by `make bench`; nothing on it is by hand. It compares disksync with programs that bring disks, or changes of disks, to other machines.")
+	p.say("This page is written by `make bench`; nothing on it is by hand. It compares disksync with programs that bring disks, or " +
+		"changes of disks, to other machines.")
 	p.intro(b)
 	p.say("## Machine and programs")
 	for _, line := range append(describeMachine(), b.versionsOfPrograms(ctx)...) {
@@ -69,23 +70,35 @@ func (p *page) intro(b *bench) {
 		times = "those of one run, so times may be off by what else the machine was doing"
 	}
 	for _, s := range []string{
-		"Figures are " + times + ". Everything runs on one machine, one program at a time, over a line without delay that counts bytes in both directions, " +
-			"protocol and encryption included. On a slow line the bytes are what decides.",
-		"Programs are measured as whole processes. *time* is until the last byte of the result is on the disk: where a program does not wait for that by itself, the benchmark " +
-			"does, and counts it. *processor* is user and system time of a program with all that it started; *server* is that of the program at the other end of the line. *memory* is the most that " +
-			"the largest process had at once; a program that needs less than " + size(peakSince(os.Getpid())) + " may show that: it begins with what the benchmark itself has.",
-		"*to fetch* is what goes over the line. Of xdelta3 and zstd it is the size of the patch, which somebody else has to carry. *server keeps* is what a server stores for the new version besides the old one. " +
-			"*preparing* is done once for all clients, *updating* by each.",
-		"disksync does more than the others in its time: it finds its way over layers, checks signatures, compares each block with its digest before it is written, waits for the disk, " +
-			"reads everything back and compares it again, and keeps the old version to go back to. The others overwrite the old version or write the whole new disk, and believe what the system tells them.",
-		"disksync does not publish free space of clean file systems. So other programs also get disks whose free space was discarded (\"free space discarded\"), where there are such; otherwise they get the disk as it is.",
-		"zstd gets the used clusters of both disks, one behind the other, without their places. That is no way to update a disk, but shows how small a good general packer makes the difference. " +
-			"It makes no patch for more than 2 GiB; then the new disk is cut into the fewest equal pieces below that, and the figures are sums.",
-		"Each result is compared byte by byte with the disk that was published. Of disksync it is the exported disk, where free space must be zeros; e2fsck checks its file systems. " +
-			"A result that differs is none: of disksync it ends the run, of another program the row says so.",
-		fmt.Sprintf("A command of another program that takes longer than %v is stopped, and its row says so. Where little can be learned from it other programs are left out: "+
-			"not all of them bring every pair of versions, and the slowest levels of xdelta3 and zstd get some of the disks made here only%s.",
-			b.opts.limit, map[bool]string{true: "", false: "; `--all` has the pairs"}[b.opts.all]),
+		"Figures are " + times + ". Everything runs on one machine, one program at a time, over a line without delay that counts bytes " +
+			"in both directions, protocol and encryption included. On a slow line the bytes are what decides.",
+		"Programs are measured as whole processes. *time* is until the last byte of the result is on the disk: where a program does " +
+			"not wait for that by itself, the benchmark does, and counts it. *processor* is user and system time of a program with all " +
+			"that it started; *server* is that of the program at the other end of the line. *memory* is the most that the largest " +
+			"process had at once; a program that needs less than " + size(peakSince(os.Getpid())) + " may show that: it begins with " +
+			"what the benchmark itself has.",
+		"*to fetch* is what goes over the line. Of xdelta3 and zstd it is the size of the patch, which somebody else has to carry. " +
+			"*server keeps* is what a server stores for the new version besides the old one. *preparing* is done once for all clients, " +
+			"*updating* by each.",
+		"disksync does more than the others in its time: it finds its way over layers, checks signatures, compares each block with " +
+			"its digest before it is written, waits for the disk, reads everything back and compares it again, and keeps the old " +
+			"version to go back to. The others overwrite the old version or write the whole new disk, and believe what the system " +
+			"tells them. Their line is not encrypted, that of disksync is.",
+		"disksync does not publish the free space of clean file systems. So other programs get disks whose free space was discarded, " +
+			"where there are such (the rows say so), and the disk as it is otherwise. The first row of rsync has the disk as it is in " +
+			"any case.",
+		"zstd gets the used clusters of both disks, one behind the other, without their places. That is no way to update a disk, but " +
+			"shows how small a good general packer makes the difference. It makes no patch for more than 2 GiB; then the new disk is " +
+			"cut into the fewest equal pieces below that, and the figures are sums.",
+		"Each result is compared byte by byte with the disk that was published. Of disksync it is the exported disk, where free space " +
+			"must be zeros; e2fsck checks its file systems. A result that differs is none: of disksync it ends the run, of another " +
+			"program the row says so.",
+		fmt.Sprintf("A command of another program that takes longer than %v is stopped, and its row says so. %s", b.opts.limit,
+			map[bool]string{
+				true: "The slowest levels of xdelta3 and zstd get small disks only.",
+				false: "Where little can be learned from it programs are left out: only some get the versions 2 to 3 and 1 to 3, and the " +
+					"slowest levels of xdelta3 and zstd get small disks only. With `--all` more take part, which takes twice as long.",
+			}[b.opts.all]),
 	} {
 		p.say(s)
 	}
@@ -101,8 +114,8 @@ func (b *bench) versionsOfPrograms(ctx context.Context) []string {
 		program string
 		args    string
 	}{
-		{"synchronizer", "--version"}, {"disksyncmgr", "--version"}, {"rsync", "--version"}, {"casync", "--version"}, {"desync", "--version"}, {"zsync", "-V"},
-		{"xdelta3", "-V"}, {"zstd", "--version"}, {"qemu-img", "--version"}, {"e2fsck", "-V"},
+		{"synchronizer", "--version"}, {"disksyncmgr", "--version"}, {"rsync", "--version"}, {"casync", "--version"},
+		{"desync", "--version"}, {"zsync", "-V"}, {"xdelta3", "-V"}, {"zstd", "--version"}, {"qemu-img", "--version"}, {"e2fsck", "-V"},
 	} {
 		if _, err := exec.LookPath(b.path(v.program)); err != nil {
 			out = append(out, v.program+": not installed here, left out")
@@ -217,7 +230,8 @@ func (t *table) verdict() []string {
 			out = append(out, r.against(t.rows))
 		case deploys:
 			if f := slowest(t.rows); f != nil {
-				out = append(out, fmt.Sprintf("%s takes %.2f times as long as the slowest part, which is %s.", r.name, r.wall().Seconds()/f.wall().Seconds(), f.name))
+				out = append(out, fmt.Sprintf("%s takes %.2f times as long as the slowest part, which is %s.",
+					r.name, r.wall().Seconds()/f.wall().Seconds(), f.name))
 			}
 		}
 	}
@@ -227,15 +241,18 @@ func (t *table) verdict() []string {
 // against compares an update with the best peers.
 func (r *row) against(rows []*row) string {
 	var parts []string
-	if p := best(rows, func(q *row) bool { return !q.ours }, (*row).fetched); p != nil {
-		parts = append(parts, fmt.Sprintf("fetches %.2f times what the best other program does (%s)", float64(r.fetched())/float64(p.fetched()), p.name))
+	fetched := func(p *row) float64 { return float64(r.fetched()) / float64(p.fetched()) }
+	most := best(rows, func(q *row) bool { return !q.ours }, (*row).fetched)
+	if most != nil {
+		parts = append(parts, fmt.Sprintf("fetches %.2f times what the best other program does (%s)", fetched(most), most.name))
 	}
 	whole := func(q *row) bool { return !q.ours && !q.partly }
-	if p := best(rows, whole, (*row).fetched); p != nil {
-		parts = append(parts, fmt.Sprintf("%.2f times what the best does that updates a disk (%s)", float64(r.fetched())/float64(p.fetched()), p.name))
+	if p := best(rows, whole, (*row).fetched); p != nil && p != most {
+		parts = append(parts, fmt.Sprintf("%.2f times what the best does that updates a disk (%s)", fetched(p), p.name))
 	}
 	if p := best(rows, whole, (*row).wall); p != nil {
-		parts = append(parts, fmt.Sprintf("and takes %.2f times as long to update as the fastest of those (%s)", r.wall().Seconds()/p.wall().Seconds(), p.name))
+		parts = append(parts, fmt.Sprintf("and takes %.2f times as long to update as the fastest that updates a disk (%s)",
+			r.wall().Seconds()/p.wall().Seconds(), p.name))
 	}
 	if len(parts) == 0 {
 		return r.name + " was alone: no other program is installed."

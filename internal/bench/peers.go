@@ -55,7 +55,7 @@ func peers() []peer {
 		{tool: "zsync", name: "zsync", form: bothRaw, bring: zsync},
 		{tool: "xdelta3", name: "xdelta3 -1", form: bothRaw, bring: xdelta("-1")},
 		{tool: "xdelta3", name: "xdelta3 -9", form: bothRaw, small: true, bring: xdelta("-9")},
-		{tool: "zstd", name: "zstd -3 --patch-from", form: packed, often: true, bring: patchFrom("-3")},
+		{tool: "zstd", name: "zstd -3 --patch-from", form: packed, bring: patchFrom("-3")},
 		{tool: "zstd", name: "zstd -9 --patch-from", form: packed, often: true, bring: patchFrom("-9")},
 		{tool: "zstd", name: "zstd -19 --patch-from", form: packed, small: true, thorough: true, bring: patchFrom("-19")},
 	}

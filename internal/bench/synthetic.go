@@ -26,7 +26,8 @@ func changes() []change {
 		{name: "clusters", title: "5 % of the clusters", thorough: true, make: (*maker).clusters,
 			about: "5 % of a file's clusters of 4 KiB, chosen at random, are written anew, every other one with random bytes, the rest with text."},
 		{name: "moved", title: "A moved file", thorough: true, make: (*maker).moved,
-			about: "A file is copied inside the file system and the original deleted, so that all of it is elsewhere; where it was, its bytes are still there in free space."},
+			about: "A file is copied inside the file system and the original deleted, so that all of it is elsewhere; where it was, its " +
+				"bytes are still there in free space."},
 		{name: "grown", title: "A larger disk", make: (*maker).grown,
 			about: "The disk grows by half, and its file system with `resize2fs`."},
 		{name: "upgraded", title: "A file system is upgraded in place", ext3: true, make: (*maker).upgraded,
@@ -47,8 +48,8 @@ func (b *bench) synthetic(ctx context.Context) error {
 	}
 	m := &maker{bench: b, size: b.opts.size}
 	b.table(noTable, "Changes made on purpose",
-		fmt.Sprintf("Disks of %s with one ext file system: a file of %s, half of it random bytes and half text, some hundred small ones, and room. "+
-			"They are made by the benchmark, always with the same content. Other programs get the disks as they are.",
+		fmt.Sprintf("Disks of %s with one ext file system: a file of %s, half of it random bytes and half text, small ones, and room. They "+
+			"are made by the benchmark, always with the same content. Other programs get the disks as they are.",
 			size(m.diskBytes()), size(m.size)))
 	if err := b.free(12 * m.diskBytes()); err != nil {
 		return err
@@ -131,8 +132,9 @@ func (b *bench) oursSynthetically(ctx context.Context, t *table, c change, old, 
 	}
 	t.ours(oursName).add(r)
 	if c.name == "byte" {
-		t.after = []string{fmt.Sprintf("The layer file of disksync has %s bytes. All that went over the line for the update, in both directions, with TLS and its handshakes, "+
-			"the manifest and the index, is %s bytes; the receipt says %s.", digits(d.Bytes), digits(r.fetched), digits(rc.Wire))}
+		t.after = []string{fmt.Sprintf("The layer file of disksync has %s bytes. All that went over the line for the update, in both "+
+			"directions, with TLS and its handshakes, the manifest and the index, is %s bytes; the receipt says %s.",
+			digits(d.Bytes), digits(r.fetched), digits(rc.Wire))}
 	}
 	if err := l.close(); err != nil {
 		return err

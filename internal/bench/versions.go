@@ -66,7 +66,12 @@ func (b *bench) versions(ctx context.Context) error {
 			return err
 		}
 	}
-	return b.remove(disksFolder+"/v1.packed", packedName(disksFolder+"/"+b.lean("v2")), packedName(disksFolder+"/"+b.lean("v3")))
+	for _, v := range []string{"v1", "v2", "v3"} {
+		if err := b.remove(packedName(filepath.Join(disksFolder, b.lean(v)))); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // linkDisks gives the disks short names, and says what they are.
@@ -319,7 +324,8 @@ func (b *bench) peersPublish(ctx context.Context, t *table) error {
 		tool, name, made string
 		args             []string
 	}{
-		{"qemu-img", "qemu-img convert -c, qcow2 with zstd", "v1.qcow2", []string{"convert", "-c", "-O", "qcow2", "-o", "compression_type=zstd", disk, "v1.qcow2"}},
+		{"qemu-img", "qemu-img convert -c, qcow2 with zstd", "v1.qcow2",
+			[]string{"convert", "-c", "-O", "qcow2", "-o", "compression_type=zstd", disk, "v1.qcow2"}},
 		{"zstd", "zstd -3 -T0", "v1.raw.zst", []string{"-3", "-T0", "-q", "-f", disk, "-o", "v1.raw.zst"}},
 	} {
 		if !b.plays(c.tool) || t.row(c.name).failed != "" {
