@@ -265,7 +265,7 @@ func anyPath(t *testing.T, rnd *rand.Rand) (ways []string) {
 	for range rnd.IntN(5) {
 		w.disturb(rnd, n)
 		r.Media = w.sticks(rnd, n, disks)
-		w.cutAfter(rnd.IntN(12))
+		w.cutAfter(rnd.IntN(5))
 		s := w.wait(w.start(r))
 		if s.State == endpoint.Finished {
 			ways = append(ways, way(s.Receipt))

@@ -76,7 +76,7 @@ func usefulTo(goal image.StateID, layers []image.LayerRef, have, near map[image.
 	out := map[image.LayerID]bool{}
 	for _, l := range layers {
 		a, b := before[l.From], behind[l.To]
-		if a < unreachable && b < unreachable && a+l.IndexLength+b < best {
+		if a < unreachable && b < unreachable && a+l.IndexLength+b <= best { // it may be on the best way itself
 			out[l.ID] = true
 		}
 	}
