@@ -301,7 +301,7 @@ func assemble(from []source, similar []span) (head *difference, skip int) {
 		if p.kind != copied {
 			continue
 		}
-		at, ok := place1(copies, p.at)
+		at, ok := inJoined(copies, p.at)
 		if !ok {
 			p.kind = coded
 			continue
@@ -330,8 +330,8 @@ func join(s []span) []span {
 	return out
 }
 
-// place1 returns where a sector of the From disk is in the joined ranges.
-func place1(refs []span, sector int) (at int, ok bool) {
+// inJoined returns where a sector of the From disk is in the joined ranges.
+func inJoined(refs []span, sector int) (at int, ok bool) {
 	for _, r := range refs {
 		if sector >= r.at && sector < r.end() {
 			return at + sector - r.at, true

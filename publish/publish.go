@@ -234,6 +234,11 @@ func (p *run) disk(ctx context.Context, d Disk) (DiskResult, []image.UUID, error
 		res.State, res.Unchanged = out.State.ID(), true
 		return res, nil, nil
 	}
+	if errors.Is(err, layer.ErrFrom) && (errors.Is(err, layer.ErrCorrupt) || errors.Is(err, layer.ErrFormat)) {
+		return DiskResult{}, nil, problem.New("DS-SERVER-DAMAGED", problem.Damaged, err,
+			fmt.Sprintf("the Synchronizer's copy of version %d, which the difference starts from, is damaged", p.newest.Version),
+			"nothing was published", "the administrator of the Synchronizer has to look at its disk")
+	}
 	if err != nil {
 		return DiskResult{}, nil, spoolError(err, spool.Name())
 	}
