@@ -225,6 +225,11 @@ func (v *service) after(ctx context.Context, s *sample) error {
 
 // stop ends a service and waits for its end.
 func (v *service) stop() error {
+	select {
+	case <-v.exited: // its number may be another's by now
+		return nil
+	default:
+	}
 	signalGroup(v.cmd.Process, false)
 	timer := time.NewTimer(stopTime)
 	defer timer.Stop()
