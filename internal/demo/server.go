@@ -81,11 +81,11 @@ func (d *demo) publishFirst(ctx context.Context) error {
 	return d.writeStick(ctx)
 }
 
-// publish publishes the newest version of the disk.
+// publish publishes the newest version of the disk, with what its file system calls free: it is compared byte by byte afterwards.
 func (d *demo) publish(ctx context.Context, note string) error {
 	v := d.disks[len(d.disks)-1]
 	res, err := ask[publish.Result](ctx, &d.server.machine,
-		cmdline("synchronizer", "image", "publish", imageName, "--system", v.file, "--note", note, "--json"))
+		cmdline("synchronizer", "image", "publish", imageName, "--system", v.file, "--all-blocks", "--note", note, "--json"))
 	if err != nil {
 		return err
 	}
