@@ -292,7 +292,7 @@ func (p *run) spoolFile() (*os.File, error) {
 
 func spoolError(err error, where string) error {
 	if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
-		return problem.New("DS-PUBLISH-SPACE", problem.NoSpace, err, "no room for the packed difference in "+where,
+		return problem.New("DS-PUBLISH-SPACE", problem.NoSpace, err, "no room for unpacked blocks and the packed difference in "+where,
 			"nothing was published", "name a folder with more room with --spool")
 	}
 	if errors.Is(err, syscall.EFBIG) {

@@ -140,7 +140,7 @@ func (d *Decoder) distance(n int) uint32 {
 	return dist + d.reverse(d.align[:], alignBits)
 }
 
-// literal decodes a byte; low-level, since most of the time goes here.
+// literalByte decodes a byte. It is bit written out, and so is matchedByte, because most of the time goes here.
 func (d *Decoder) literalByte(p *[0x300]prob) byte {
 	rng, code, in, at := d.rng, d.code, d.in, d.at
 	m := uint32(1)

@@ -6,5 +6,5 @@
 // know them.
 //
 // It exists beside zstd because of two things that differences of disks need: a raw dictionary that changes with every frame and
-// costs nothing to set up, and about an eighth fewer bytes, for a decoder that is slower. See docs/design.md for the figures.
+// costs nothing to set up, and fewer bytes, for a decoder that is slower. See docs/design.md for the figures.
 package lzma
