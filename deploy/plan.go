@@ -142,7 +142,7 @@ func (j *Job) Plan(ctx context.Context) (*Plan, error) {
 	for _, inv := range j.Media {
 		p.Media = append(p.Media, MediumPlan{Medium: inv.Medium, Found: inv.Summary(), Blocks: p.perMedium[inv.Medium.Dir], Notes: inv.Notes})
 	}
-	p.Seconds, p.Unknown = j.estimate(p.Bytes, p.installed)
+	p.Seconds, p.Unknown = j.estimate(p.Bytes, p.behind)
 	p.Free, err = j.Store.fsys.Free()
 	return p.Plan, err
 }
@@ -153,7 +153,7 @@ type planner struct {
 	job       *Job
 	perMedium map[string]int
 	here      *holdings
-	installed int64 // bytes of all blocks of the steps
+	behind    int64 // bytes that are read back when a step's transfer is over; the rest is while it runs
 }
 
 func (p *planner) disk(ctx context.Context, d *image.Disk) error {
@@ -203,7 +203,7 @@ func (p *planner) step(dp *DiskPlan, st *Step) error {
 	if err != nil {
 		return err
 	}
-	p.installed += int64(st.index.Len()) * image.BlockSize
+	p.behind += min(int64(st.index.Len())*image.BlockSize, syncEvery)
 	seen := map[image.Digest]bool{}
 	for i := range st.index.Len() {
 		f := st.index.Frame(i)

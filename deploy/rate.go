@@ -92,9 +92,10 @@ func (s timed) Fetch(ctx context.Context, blocks []image.Digest, deliver func(im
 	})
 }
 
-// estimate says how long it takes about to get so many bytes from each kind of source, and to read back what was installed. Sources
-// give at the same time, so the slowest one counts. Where it would be a guess, it says which rates are not known.
-func (j *Job) estimate(bytes map[string]int64, installed int64) (seconds float64, unknown []string) {
+// estimate says how long it takes about to get so many bytes from each kind of source, and to read back what is left to read when
+// they have come. Sources give at the same time, so the slowest one counts. Where it would be a guess, it says which rates are not
+// known.
+func (j *Job) estimate(bytes map[string]int64, behind int64) (seconds float64, unknown []string) {
 	for _, kind := range Kinds() {
 		n := bytes[kind]
 		rate := j.Rates[kind]
@@ -106,8 +107,8 @@ func (j *Job) estimate(bytes map[string]int64, installed int64) (seconds float64
 		}
 	}
 	if rate := j.Rates[ReadBack]; rate > 0 {
-		seconds += float64(installed) / rate
-	} else if installed > 0 && slices.Max([]int64{bytes[Local], bytes[USB], bytes[DVD]}) > trifle {
+		seconds += float64(behind) / rate
+	} else if behind > 0 && slices.Max([]int64{bytes[Local], bytes[USB], bytes[DVD]}) > trifle {
 		unknown = append(unknown, ReadBack)
 	}
 	if len(unknown) > 0 {

@@ -154,8 +154,7 @@ func (r *readBack) finish(ctx context.Context) error {
 			return fmt.Errorf("read back disk %s: %w: block %d was at %d and is at %d", r.in.p.id, ErrDiskLies, block, was, now)
 		}
 	}
-	r.in.tally.begin(StageChecksum, r.in.role, int64(r.in.x.Len())*image.BlockSize)
-	r.in.tally.add(int64(r.in.x.Len()-len(rest)) * image.BlockSize)
+	r.in.tally.begin(StageChecksum, r.in.role, int64(len(rest))*image.BlockSize)
 	return inParallel(ctx, len(rest), func(i int, b []byte) error {
 		r.in.tally.add(image.BlockSize)
 		return r.compare(v, rest[i], b)

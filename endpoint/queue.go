@@ -234,14 +234,14 @@ func (o *Operation) end(ctx context.Context, err error) {
 	})
 	s := o.Status()
 	o.e.log.Info("operation ended", "operation", o.id, "kind", string(s.Request.Kind), "vm", s.VM, "state", string(s.State), "error", err)
+	o.e.mu.Lock()
+	o.e.running--
+	o.e.mu.Unlock()
+	o.e.forgetFinished() // before it is told that the run is over: who waits for that finds everything done
 	o.mu.Lock()
 	close(o.done)
 	o.done = nil
 	o.mu.Unlock()
-	o.e.mu.Lock()
-	o.e.running--
-	o.e.mu.Unlock()
-	o.e.forgetFinished()
 	o.e.schedule()
 }
 
@@ -304,7 +304,7 @@ func (e *Engine) forgetFinished() {
 		o.mu.Lock()
 		kind := o.status.Request.Kind
 		ended := o.status.State == Finished || kind == Verify && o.status.over()
-		if ended && o.done == nil && kind != Layers {
+		if ended && o.cancel == nil && !o.queued && kind != Layers {
 			over = append(over, o)
 		}
 		o.mu.Unlock()
