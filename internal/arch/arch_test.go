@@ -33,6 +33,7 @@ var rules = map[string]rule{
 	"vhd":         {"image", ""},
 	"diskmap":     {"", ""},
 	"vhd/vhdfile": {"image vhd", "golang.org/x/sys"},
+	"volume":      {"", ""},
 	"layer":       {"image internal/lzma", "github.com/klauspost/compress golang.org/x/sync"},
 	"config":      {"internal/durable internal/limit", "github.com/pelletier/go-toml/v2"},
 	"cache":       {"diskmap image layer vhd", "golang.org/x/sys"},
@@ -54,6 +55,8 @@ var rules = map[string]rule{
 		"github.com/spf13/cobra github.com/klauspost/compress"},
 	"cmd/vhd-util": {"image vhd vhd/vhdfile internal/cli internal/durable internal/problem internal/progress internal/release",
 		"github.com/spf13/cobra"},
+
+	"volume/volumetest": {"volume", ""},
 
 	"internal/arch": {"", ""},
 	"internal/bench": {"api deploy diskmap endpoint image layer media publish internal/durable internal/progress",
@@ -79,7 +82,7 @@ var rules = map[string]rule{
 }
 
 // pure packages take readers and bytes and return values: no files, no network, no clock, no logging.
-var pure = []string{"image", "vhd", "layer", "api", "diskmap", "internal/lzma"}
+var pure = []string{"image", "vhd", "layer", "api", "diskmap", "volume", "internal/lzma"}
 
 var notPure = []string{"os", "net", "net/http", "log", "log/slog", "os/exec", "syscall"}
 
