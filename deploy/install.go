@@ -126,6 +126,9 @@ func (in *installer) survey(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
+		if good {
+			in.back.sums.note(b, f.Block)
+		}
 		if !good && f.Codec == layer.Zero {
 			if err := in.p.put(f.Block, zeros[:], b); err != nil {
 				return err
@@ -354,6 +357,7 @@ func (in *installer) placeOne(ctx context.Context, j job, block, scratch []byte)
 	if ctx.Err() != nil {
 		return nil // the block is not lost, it was never there
 	}
+	in.back.sums.note(block, in.blocks[d]...)
 	for _, at := range in.blocks[d] {
 		if err := in.p.put(at, block, scratch); err != nil {
 			return err
@@ -396,7 +400,7 @@ func (in *installer) syncSometimes(written ...int) error {
 	if due == nil {
 		return nil
 	}
-	if err := in.p.Sync(); err != nil {
+	if err := in.p.SyncBack(); err != nil {
 		return err
 	}
 	in.back.add(due)

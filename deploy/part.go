@@ -43,6 +43,7 @@ func (p *part) open(s *Store, x *layer.Index, below []*vhd.Image) error {
 	f, err := s.fsys.OpenWrite(partFile(p.id))
 	if err == nil {
 		p.file = f
+		f.Direct()
 		if err = p.resume(x, below); err == nil {
 			return nil
 		}
@@ -96,6 +97,7 @@ func (p *part) create(s *Store, x *layer.Index, below []*vhd.Image) error {
 		return err
 	}
 	p.file = f
+	f.Direct()
 	o := vhd.CreateOptions{Size: x.Size(), UUID: p.id, Timestamp: vhd.TimestampOf(s.now())}
 	if !x.From().IsZero() {
 		base := image.VHDUUID(x.From())
@@ -130,26 +132,55 @@ func (p *part) from() io.ReaderAt {
 	return p.parents
 }
 
-// put makes block the content b: exactly the sectors that differ from what the disk has there are written, so that a
-// differencing disk owns no others.
+// put makes block the content b. On a differencing disk exactly the sectors that differ from what the disk has there are written,
+// so that it owns no others.
 func (p *part) put(block int, b, scratch []byte) error {
-	if err := readBlock(p, scratch, block); err != nil {
-		return err
-	}
 	start := int64(block) * image.BlockSize
-	n := int(min(image.BlockSize, p.Size()-start))
-	for at := 0; at < n; {
-		from := nextDifference(b[:n], scratch[:n], at)
-		to := nextEqual(b[:n], scratch[:n], from)
-		if from < to {
-			if _, err := p.WriteAt(b[from:to], start+int64(from)); err != nil {
-				return fmt.Errorf("write block %d: %w", block, err)
-			}
+	b = b[:min(image.BlockSize, p.Size()-start)]
+	next := nextContent
+	if p.parents != nil || p.Allocated(block) {
+		if err := readBlock(p, scratch, block); err != nil {
+			return err
 		}
-		at = to
+		next = func(b []byte, at int) (from, to int) { return nextChange(b, scratch, at) }
+	}
+	for from, to := next(b, 0); from < len(b); from, to = next(b, to) {
+		if _, err := p.WriteAt(b[from:to], start+int64(from)); err != nil {
+			return fmt.Errorf("write block %d: %w", block, err)
+		}
 	}
 	// From here on the block survives the end of this process.
 	return p.WriteBack()
+}
+
+const (
+	// grain is the unit in which a new block of a full image is written, in bytes: what is not zeros, with whole clusters.
+	grain = 4096
+	// leastHole is the shortest run of zeros that is left out of a block, in bytes. To begin another write costs more than to write
+	// a shorter one along.
+	leastHole = 64 << 10
+)
+
+// nextContent returns the first run of b at or behind at that begins and ends with a grain that is not zeros and has no long hole.
+// from is len(b) when there is none.
+func nextContent(b []byte, at int) (from, to int) {
+	from, to = len(b), len(b)
+	for i := at; i < len(b); i += grain {
+		end := min(i+grain, len(b))
+		switch {
+		case !image.IsZero(b[i:end]):
+			from, to = min(from, i), end
+		case from < i && end-to >= leastHole:
+			return from, to
+		}
+	}
+	return from, to
+}
+
+// nextChange returns the first run of sectors at or behind at where b and old differ. from is len(b) when there is none.
+func nextChange(b, old []byte, at int) (from, to int) {
+	from = nextDifference(b, old, at)
+	return from, nextEqual(b, old, from)
 }
 
 // nextDifference returns the offset of the first sector at or behind at where a and b differ.

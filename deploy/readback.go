@@ -15,11 +15,13 @@ import (
 // ErrDiskLies says that the endpoint's disk did not keep what was written to it.
 var ErrDiskLies = errors.New("this machine's disk does not keep what is written to it")
 
-// readBack compares what was written to a part with its digests, reading from the disk and not from memory where the system allows.
+// readBack compares what was written to a part with what was to be written, reading from the disk and not from memory where the
+// system allows.
 // What is synced is read while the transfer goes on, so that the slower of the two takes the time and not both; the rest, and all
 // that says where blocks are, when the part is complete.
 type readBack struct {
-	in *installer
+	in   *installer
+	sums checksums
 
 	mu     sync.Mutex
 	change *sync.Cond
@@ -30,7 +32,7 @@ type readBack struct {
 }
 
 func newReadBack(in *installer) *readBack {
-	r := &readBack{in: in, places: map[int]int64{}}
+	r := &readBack{in: in, places: map[int]int64{}, sums: checksums{of: map[int]checksum{}}}
 	r.change = sync.NewCond(&r.mu)
 	return r
 }
@@ -116,7 +118,7 @@ func (r *readBack) compare(v *opened, block int, b []byte) error {
 	}
 	err := readBlock(v, b, block)
 	if err == nil {
-		err = layer.CheckBlock(b, block, f.Digest)
+		err = r.check(b, block, f.Digest)
 	}
 	if errors.Is(err, layer.ErrCorrupt) {
 		err = fmt.Errorf("%w: %w", ErrDiskLies, err)
@@ -129,6 +131,19 @@ func (r *readBack) compare(v *opened, block int, b []byte) error {
 	defer r.mu.Unlock()
 	r.places[block] = place
 	r.in.tally.count(1, 0, 0)
+	return nil
+}
+
+// check returns ErrCorrupt unless b is what the block is to be: by the checksum of what had the right digest when it was written,
+// or by the digest when that was before this process began.
+func (r *readBack) check(b []byte, block int, want image.Digest) error {
+	sum, known := r.sums.get(block)
+	if !known {
+		return layer.CheckBlock(b, block, want)
+	}
+	if checksumOf(b) != sum {
+		return fmt.Errorf("%w: block %d is not what was written", layer.ErrCorrupt, block)
+	}
 	return nil
 }
 
@@ -185,6 +200,7 @@ func (r *readBack) open(o ...vhd.Option) (*opened, error) {
 	}
 	v := &opened{file: f}
 	f.DropCache()
+	f.Direct()
 	err = v.open(s, in.x, o)
 	if err != nil {
 		v.Close()

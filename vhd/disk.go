@@ -356,6 +356,21 @@ func (d *Disk) WriteBack() error {
 	return d.reach()
 }
 
+// SyncBack does what [Disk.WriteBack] does, and returns when all of it is on stable storage. Others may write meanwhile, which
+// Sync keeps them from; what they write may or may not be durable with it. After an error the Disk refuses all further use.
+func (d *Disk) SyncBack() error {
+	if err := d.WriteBack(); err != nil {
+		return err
+	}
+	err := syncFile(d.f)
+	if err != nil {
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		d.broken = err
+	}
+	return err
+}
+
 // reach writes what makes new content visible: bitmaps of blocks that were there, and the table.
 func (d *Disk) reach() error {
 	if err := d.writeBitmaps(d.changed); err != nil {

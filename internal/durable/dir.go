@@ -45,7 +45,7 @@ func (d dirFS) open(name string, flag int, perm fs.FileMode) (File, error) {
 	if err != nil {
 		return nil, err
 	}
-	return osFile{f}, nil
+	return &osFile{File: f}, nil
 }
 
 func (d dirFS) Rename(from, to string) error {
@@ -106,9 +106,12 @@ func (d dirFS) Free() (int64, error) {
 	return int64(st.Bavail) * st.Bsize, nil
 }
 
-type osFile struct{ *os.File }
+type osFile struct {
+	*os.File
+	direct *os.File // the same file, open for direct transfers; nil: there are none
+}
 
-func (f osFile) Size() (int64, error) {
+func (f *osFile) Size() (int64, error) {
 	st, err := f.Stat()
 	if err != nil {
 		return 0, err
@@ -116,6 +119,6 @@ func (f osFile) Size() (int64, error) {
 	return st.Size(), nil
 }
 
-func (f osFile) DropCache() {
+func (f *osFile) DropCache() {
 	_ = unix.Fadvise(int(f.Fd()), 0, 0, unix.FADV_DONTNEED)
 }

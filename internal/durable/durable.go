@@ -59,6 +59,10 @@ type File interface {
 	// DropCache asks that the next read comes from the storage and not from memory. It is a wish: where the system cannot, it
 	// does nothing. Only what was synced is dropped.
 	DropCache()
+	// Direct asks that from now on large transfers go straight between the caller's buffers, which should begin at the border of
+	// a page, and the storage; they are complete, though not durable, when the call returns. It is a wish, too. It must not be
+	// called at the same time as anything else.
+	Direct()
 }
 
 // WriteFile writes a small file so that its name always has either the content it had before or all of data.

@@ -167,3 +167,5 @@ func (f *file) Size() (size int64, err error) {
 func (f *file) Close() error { return nil }
 
 func (f *file) DropCache() {}
+
+func (f *file) Direct() {}
