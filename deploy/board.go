@@ -162,12 +162,18 @@ func (b *board) takeBack(i int, d image.Digest) {
 	}
 }
 
+// right notes that a block from source i has the right content. That it is in its place may take a while.
+func (b *board) right(i int) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.sources[i].inARow = 0
+}
+
 // done notes that a block from source i is in its place. first is false when another source was faster.
 func (b *board) done(i int, d image.Digest, bytes int64) (first, healed bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	s, st := b.sources[i], b.blocks[d]
-	s.inARow = 0
 	s.bytes += bytes
 	if st.final {
 		return false, false

@@ -27,6 +27,15 @@ func (s *Store) Install(ctx context.Context, x *layer.Index, sources []Source, t
 	return out.Sources, err
 }
 
+// Checksum is what read-back compares.
+type Checksum = checksum
+
+// ChecksumOf returns the checksum of a block.
+func ChecksumOf(b []byte) Checksum { return checksumOf(b) }
+
+// NextContent returns the first run of b that is written.
+func NextContent(b []byte, at int) (from, to int) { return nextContent(b, at) }
+
 // Counts returns what only receipts show.
 func (t *Tally) Counts() (verified, resumed, zero int) { return t.counts() }
 

@@ -20,6 +20,9 @@ const (
 	inFlight = 24 << 20
 	// syncEvery bounds what a loss of power can take back, in bytes of disk.
 	syncEvery = 128 << 20
+	// waiting is how many workers there are beyond one for each processor: while these wait for the disk, to write or to sync, as
+	// many go on unpacking as there are processors.
+	waiting = 2
 )
 
 // install builds the VHD of one layer from the sources, in the order of preference, checks it and names it. The caller sees to
@@ -36,6 +39,7 @@ func (s *Store) install(ctx context.Context, x *layer.Index, from image.State, r
 	in := &installer{
 		store: s, x: x, from: from, p: p, tally: t, role: role,
 		budget: semaphore.NewWeighted(inFlight), dec: layer.NewDecoder(runtime.GOMAXPROCS(0)),
+		processors: make(chan struct{}, runtime.GOMAXPROCS(0)),
 	}
 	defer in.dec.Close()
 	in.back = newReadBack(in)
@@ -72,9 +76,11 @@ type installer struct {
 	role   image.Role
 	budget *semaphore.Weighted
 	dec    *layer.Decoder
-	board  *board
-	blocks map[image.Digest][]int // the blocks that a digest is wanted for
-	work   map[image.Digest]int64 // a digest's share of the stage, bytes
+	// processors has room for those that unpack and compare, or wait for something to unpack.
+	processors chan struct{}
+	board      *board
+	blocks     map[image.Digest][]int // the blocks that a digest is wanted for
+	work       map[image.Digest]int64 // a digest's share of the stage, bytes
 
 	back *readBack
 
@@ -193,7 +199,7 @@ func (in *installer) run(ctx context.Context) error {
 		fetchers.Go(func() { in.fetch(ctx, i, jobs) })
 	}
 	var workers errgroup.Group
-	for range runtime.GOMAXPROCS(0) {
+	for range runtime.GOMAXPROCS(0) + waiting {
 		workers.Go(func() error {
 			err := in.place(ctx, jobs, fetched)
 			if err != nil {
@@ -326,26 +332,27 @@ func (in *installer) place(ctx context.Context, jobs <-chan job, fetched <-chan 
 	defer putBlock(block)
 	defer putBlock(scratch)
 	for {
+		in.processors <- struct{}{}
 		select {
 		case j := <-jobs:
-			err := in.placeOne(ctx, j, block[:], scratch[:])
+			err := in.unpack(j, block[:])
+			<-in.processors
+			err = in.placeOne(ctx, j, block[:], scratch[:], err)
 			in.budget.Release(int64(len(j.packed)))
 			if err != nil {
 				return err
 			}
 		case <-fetched:
+			<-in.processors
 			return nil
 		}
 	}
 }
 
-func (in *installer) placeOne(ctx context.Context, j job, block, scratch []byte) error {
+// placeOne writes a block, or deals with the error that unpacking it gave.
+func (in *installer) placeOne(ctx context.Context, j job, block, scratch []byte, err error) error {
 	d, n := j.frame.Digest, int64(len(j.packed))
 	kind := in.board.sources[j.source].Kind()
-	err := in.dec.Block(block, j.frame, j.packed, in.p.from())
-	if err != nil {
-		err = in.blame(j, block, err)
-	}
 	if errors.Is(err, layer.ErrFrom) {
 		return err
 	}
@@ -357,7 +364,6 @@ func (in *installer) placeOne(ctx context.Context, j job, block, scratch []byte)
 	if ctx.Err() != nil {
 		return nil // the block is not lost, it was never there
 	}
-	in.back.sums.note(block, in.blocks[d]...)
 	for _, at := range in.blocks[d] {
 		if err := in.p.put(at, block, scratch); err != nil {
 			return err
@@ -369,6 +375,17 @@ func (in *installer) placeOne(ctx context.Context, j job, block, scratch []byte)
 		in.tally.wasted(kind, n)
 	}
 	return in.syncSometimes(in.blocks[d]...)
+}
+
+// unpack unpacks a frame and compares the block with its digest. It has a processor.
+func (in *installer) unpack(j job, block []byte) error {
+	err := in.dec.Block(block, j.frame, j.packed, in.p.from())
+	if err != nil {
+		return in.blame(j, block, err)
+	}
+	in.board.right(j.source)
+	in.back.sums.note(block, in.blocks[j.frame.Digest]...)
+	return nil
 }
 
 // blame finds out whose fault it is that a frame does not give its block. One with the right check sum that refers to the disk

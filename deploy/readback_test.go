@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"io/fs"
+	"slices"
 	"sync"
 	"testing"
 
@@ -111,4 +112,118 @@ func (f *lyingFile) Sync() error {
 		f.once.Do(func() { _, err = f.WriteAt([]byte{^b[at]}, int64(at)) })
 	}
 	return err
+}
+
+// TestReadBackOfEarlierRuns: blocks that an interrupted run has left are read back as well, in the run that goes on with them.
+func TestReadBackOfEarlierRuns(t *testing.T) {
+	l := large(t)
+	v := l.version(1)
+	errStop := errors.New("stop")
+	for _, lost := range []uint64{0, 5, 75} { // 0: the disk loses nothing
+		fsys, err := durable.Dir(t.TempDir())
+		if err != nil {
+			t.Fatal(err)
+		}
+		s := openStore(t, fsys)
+		src := newSource(deploy.USB, v.layers...)
+		src.after = func(given int) error {
+			if given == 70 {
+				return errStop
+			}
+			return nil
+		}
+		if err := installAll(t.Context(), s, v, deploy.NewTally(), src); !errors.Is(err, errStop) {
+			t.Fatalf("interrupted: %v", err)
+		}
+		gone := make([]byte, 100)
+		noise(gone, 1<<14) // which no block has
+		if lost > 0 {
+			noise(gone, lost)
+		}
+		s, tally := openStore(t, &liar{FS: fsys, lost: gone}), deploy.NewTally()
+		err = installAll(t.Context(), s, v, tally, newSource(deploy.USB, v.layers...))
+		verified, resumed, _ := tally.Counts()
+		if resumed < 60 {
+			t.Errorf("%d blocks were there", resumed)
+		}
+		if lost == 0 && (err != nil || verified != 80) {
+			t.Errorf("%d of 80 blocks were read back, %v", verified, err)
+		}
+		if lost > 0 && !errors.Is(err, deploy.ErrDiskLies) {
+			t.Errorf("block %d: %v", lost-1, err)
+		}
+	}
+}
+
+func (l *liar) OpenWrite(name string) (durable.File, error) {
+	f, err := l.FS.OpenWrite(name)
+	return &lyingFile{File: f, lost: l.lost}, err
+}
+
+// TestChecksum: a checksum tells what disks do to blocks.
+func TestChecksum(t *testing.T) {
+	b := make([]byte, block)
+	noise(b, 7)
+	copy(b[block/2:], b[:4096]) // two sectors that are the same
+	sums := map[deploy.Checksum]string{deploy.ChecksumOf(b): "nothing"}
+	for name, damage := range map[string]func(b []byte){
+		"zeros":             func(b []byte) { clear(b) },
+		"a sector of zeros": func(b []byte) { clear(b[4096:][:512]) },
+		"two of zeros":      func(b []byte) { clear(b[:512]); clear(b[block/2:][:512]) },
+		"sectors swapped":   func(b []byte) { swap(b[512:1024], b[8192:8704]) },
+		"a bit":             func(b []byte) { b[12345] ^= 4 },
+		"the last bit":      func(b []byte) { b[block-1] ^= 1 },
+		"the same bits":     func(b []byte) { b[0] ^= 255; b[block-1] ^= 255 },
+		"shifted":           func(b []byte) { copy(b[512:], b[:block-512]) },
+	} {
+		d := bytes.Clone(b)
+		damage(d)
+		sum := deploy.ChecksumOf(d)
+		if other, there := sums[sum]; there {
+			t.Errorf("%s has the checksum of %s", name, other)
+		}
+		sums[sum] = name
+	}
+	if len(sums) != 9 {
+		t.Errorf("%d checksums", len(sums))
+	}
+}
+
+func swap(a, b []byte) {
+	c := bytes.Clone(a)
+	copy(a, b)
+	copy(b, c)
+}
+
+// TestHoles: a new block is written without its long runs of zeros, and with all the rest.
+func TestHoles(t *testing.T) {
+	const k = 1 << 10
+	type run struct{ from, to int }
+	for name, c := range map[string]struct{ content, want []run }{
+		"all":                 {[]run{{0, block}}, []run{{0, block}}},
+		"nothing":             {nil, nil},
+		"one byte":            {[]run{{5000, 5001}}, []run{{4 * k, 8 * k}}},
+		"the last byte":       {[]run{{block - 1, block}}, []run{{block - 4*k, block}}},
+		"a short hole":        {[]run{{0, 4 * k}, {67 * k, 68 * k}}, []run{{0, 68 * k}}},
+		"a long hole":         {[]run{{0, 4 * k}, {68 * k, 69 * k}}, []run{{0, 4 * k}, {68 * k, 72 * k}}},
+		"holes at both ends":  {[]run{{100 * k, 300 * k}}, []run{{100 * k, 300 * k}}},
+		"many runs and holes": {[]run{{0, 1}, {200 * k, 201 * k}, {500 * k, 520 * k}}, []run{{0, 4 * k}, {200 * k, 204 * k}, {500 * k, 520 * k}}},
+	} {
+		b := make([]byte, block)
+		for _, r := range c.content {
+			for i := r.from; i < r.to; i++ {
+				b[i] = 1
+			}
+		}
+		var got []run
+		for from, to := deploy.NextContent(b, 0); from < len(b); from, to = deploy.NextContent(b, to) {
+			got = append(got, run{from, to})
+		}
+		if !slices.Equal(got, c.want) {
+			t.Errorf("%s: %v, want %v", name, got, c.want)
+		}
+	}
+	if from, to := deploy.NextContent([]byte{511: 1}, 0); from != 0 || to != 512 {
+		t.Errorf("a block of one sector: %d to %d", from, to)
+	}
 }

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"slices"
+	"sync"
 	"testing"
 
 	"pgregory.net/rapid"
@@ -186,8 +188,18 @@ func TestDiskRefusesAfterFailedSync(t *testing.T) {
 	if _, err := d.WriteAt(noise(512, 2), 0); !errors.Is(err, errInjected) {
 		t.Errorf("write after a failed sync: %v", err)
 	}
-	if err := d.Sync(); !errors.Is(err, errInjected) {
-		t.Errorf("second sync: %v", err)
+	for _, again := range []func() error{d.Sync, d.SyncBack, d.WriteBack} {
+		if err := again(); !errors.Is(err, errInjected) {
+			t.Errorf("second sync: %v", err)
+		}
+	}
+	d = openDisk(t, leaf, parents...)
+	leaf.failAt = leaf.ops + 1
+	if err := d.SyncBack(); !errors.Is(err, errInjected) {
+		t.Fatalf("sync: %v", err)
+	}
+	if _, err := d.WriteAt(noise(512, 2), 0); !errors.Is(err, errInjected) {
+		t.Errorf("write after a failed sync: %v", err)
 	}
 }
 
@@ -265,4 +277,52 @@ func TestWriteWithBadCopy(t *testing.T) {
 			})
 		})
 	}
+}
+
+// TestSyncBack: what was written before is durable, and others write while the disk is waited for.
+func TestSyncBack(t *testing.T) {
+	const size = 4 * testBlock
+	leaf := create(t, vhd.CreateOptions{Size: size, BlockSize: testBlock, UUID: newUUID(1)})
+	f := &slowSync{memFile: leaf, began: make(chan struct{}), goOn: make(chan struct{})}
+	d, err := vhd.OpenDisk(f, leaf.size(), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	before, meanwhile := noise(testBlock, 1), noise(testBlock, 2)
+	if _, err := d.WriteAt(before, 0); err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan error)
+	go func() { done <- d.SyncBack() }()
+	<-f.began
+	if _, err := d.WriteAt(meanwhile, 2*testBlock); err != nil {
+		t.Error(err)
+	}
+	if err := d.WriteBack(); err != nil {
+		t.Error(err)
+	}
+	close(f.goOn)
+	if err := <-done; err != nil {
+		t.Fatal(err)
+	}
+	after := leaf.afterPowerLoss(0, rand.New(rand.NewPCG(1, 1)))
+	if got := readAll(t, openDisk(t, after), size); !bytes.Equal(got[:testBlock], before) {
+		t.Error("what was synced is lost")
+	}
+	want := slices.Concat(before, make([]byte, testBlock), meanwhile, make([]byte, testBlock))
+	if got := readAll(t, d, size); !bytes.Equal(got, want) {
+		t.Error("the content differs")
+	}
+}
+
+// slowSync is a file whose first Sync waits until it is told to go on.
+type slowSync struct {
+	*memFile
+	began, goOn chan struct{}
+	once        sync.Once
+}
+
+func (f *slowSync) Sync() error {
+	f.once.Do(func() { close(f.began); <-f.goOn })
+	return f.memFile.Sync()
 }
