@@ -5,13 +5,16 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"os"
+	"path/filepath"
 	"sync"
 
 	"github.com/klauspost/compress/zstd"
 	"golang.org/x/sync/errgroup"
 
 	"disksync/image"
+	"disksync/internal/durable"
 	"disksync/layer"
 )
 
@@ -22,8 +25,8 @@ const (
 	partWeb    = "web"    // FOLDER: a web server
 	partRead   = "read"   // FILE...: reads
 	partUnpack = "unpack" // LAYER: unpacks the frames of a full image, on all cores, and compares nothing
-	partHash   = "hash"   // DISK: SHA-256 of each block that is not zeros, on all cores
-	partWrite  = "write"  // DISK TO: writes what is not zeros to a new file, and waits for the disk
+	partHash   = "hash"   // LAYER: SHA-256 of as many blocks as the layer has, on all cores
+	partWrite  = "write"  // LAYER TO: writes as many blocks straight to a new file, and waits for the disk
 )
 
 // part is one of them.
@@ -49,10 +52,7 @@ func part(args []string) error {
 		if len(args) != 2 {
 			return errors.New("wrong usage")
 		}
-		if err := copyDisk(args[0], args[1]); err != nil {
-			return err
-		}
-		return flush(args[1])
+		return writeAll(args[0], args[1])
 	}
 	return fmt.Errorf("there is no part %q", args[0])
 }
@@ -73,16 +73,25 @@ func readAll(name string) error {
 	}
 }
 
-func unpackAll(name string) error {
+// openLayer opens a layer file.
+func openLayer(name string) (disk, *layer.Index, error) {
 	d, err := openDisk(name)
+	if err != nil {
+		return d, nil, err
+	}
+	x, err := layer.ReadIndex(d, d.size)
+	if err != nil {
+		d.Close()
+	}
+	return d, x, err
+}
+
+func unpackAll(name string) error {
+	d, x, err := openLayer(name)
 	if err != nil {
 		return err
 	}
 	defer d.Close()
-	x, err := layer.ReadIndex(d, d.size)
-	if err != nil {
-		return err
-	}
 	z, err := zstd.NewReader(nil, zstd.WithDecoderConcurrency(cores()), zstd.WithDecoderMaxWindow(image.BlockSize))
 	if err != nil {
 		return err
@@ -102,32 +111,41 @@ func unpackAll(name string) error {
 	})
 }
 
+// hashAll hashes the same blocks over and over: what is in them makes no difference, and where they come from is another part.
 func hashAll(name string) error {
-	d, err := openDisk(name)
+	d, x, err := openLayer(name)
 	if err != nil {
 		return err
 	}
 	defer d.Close()
-	used := map[int]bool{}
-	err = usedClusters(name, func(off int64, _ []byte) error {
-		used[int(off/image.BlockSize)] = true
-		return nil
-	})
-	if err != nil {
-		return err
-	}
-	return onAllCores(int((d.size+image.BlockSize-1)/image.BlockSize), func(i int, b *buffers) error {
-		if !used[i] {
-			return nil
-		}
-		n, err := d.ReadAt(b.block, int64(i)*image.BlockSize)
-		if err != nil && !errors.Is(err, io.EOF) {
-			return err
-		}
-		clear(b.block[n:])
+	return onAllCores(x.Len(), func(_ int, b *buffers) error {
 		sha256.Sum256(b.block)
 		return nil
 	})
+}
+
+// writeAll writes noise, which no disk makes less of.
+func writeAll(name, to string) error {
+	d, x, err := openLayer(name)
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	fsys, err := durable.Dir(filepath.Dir(to))
+	if err != nil {
+		return err
+	}
+	f, err := fsys.Create(filepath.Base(to), 0o600)
+	if err != nil {
+		return err
+	}
+	f.Direct()
+	noise := make([]byte, image.BlockSize)
+	rand.NewChaCha8([32]byte{}).Read(noise)
+	for i := 0; i < x.Len() && err == nil; i++ {
+		_, err = f.WriteAt(noise, int64(i)*image.BlockSize)
+	}
+	return errors.Join(err, f.Sync(), f.Close())
 }
 
 // buffers are what one core works with.
