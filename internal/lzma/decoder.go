@@ -81,13 +81,38 @@ func (d *Decoder) bit(p *prob) uint32 {
 	return 1
 }
 
-// tree decodes a number of n bits, the highest first.
+// tree decodes a number of n bits, the highest first. It is bit written out, and so are direct, literalByte and matchedByte,
+// because most of the time goes there.
 func (d *Decoder) tree(p []prob, n int) uint32 {
-	m := uint32(1)
-	for range n {
-		m = m<<1 | d.bit(&p[m])
+	rng, code, in, at := d.rng, d.code, d.in, d.at
+	m, end := uint32(1), uint32(1)<<n
+	p = p[:end]
+	for m < end {
+		if rng < topValue {
+			rng <<= 8
+			code <<= 8
+			if at < len(in) {
+				code |= uint32(in[at])
+			} else {
+				d.corrupt = true
+			}
+			at++
+		}
+		v := uint32(p[m])
+		bound := rng >> probBits * v
+		if code < bound {
+			rng = bound
+			p[m] = uint16(v + (1<<probBits-v)>>moveBits)
+			m <<= 1
+		} else {
+			rng -= bound
+			code -= bound
+			p[m] = uint16(v - v>>moveBits)
+			m = m<<1 | 1
+		}
 	}
-	return m - 1<<n
+	d.rng, d.code, d.at = rng, code, at
+	return m - end
 }
 
 // reverse decodes a number of n bits, the lowest first. The probabilities begin at p[1].
@@ -103,15 +128,20 @@ func (d *Decoder) reverse(p []prob, n int) uint32 {
 
 // direct decodes n bits that are as often 0 as 1.
 func (d *Decoder) direct(n int) uint32 {
+	rng, code := d.rng, d.code
 	v := uint32(0)
 	for range n {
-		d.normalize()
-		d.rng >>= 1
-		t := d.code - d.rng
+		if rng < topValue {
+			rng <<= 8
+			code = code<<8 | uint32(d.next())
+		}
+		rng >>= 1
+		t := code - rng
 		mask := uint32(int32(t) >> 31) // all ones for a 0
-		d.code = t + d.rng&mask
+		code = t + rng&mask
 		v = v<<1 + mask + 1
 	}
+	d.rng, d.code = rng, code
 	return v
 }
 
@@ -140,7 +170,7 @@ func (d *Decoder) distance(n int) uint32 {
 	return dist + d.reverse(d.align[:], alignBits)
 }
 
-// literalByte decodes a byte. It is bit written out, and so is matchedByte, because most of the time goes here.
+// literalByte decodes a byte.
 func (d *Decoder) literalByte(p *[0x300]prob) byte {
 	rng, code, in, at := d.rng, d.code, d.in, d.at
 	m := uint32(1)
