@@ -5,9 +5,9 @@ import (
 	"sync"
 )
 
-// checksum tells the content of a block from what a disk may have made of it. It is the remainders of two polynomials, so a CRC of
-// 64 bits: it finds every damage that is at most 32 bits long and misses one in 2^64 of the others. Processors compute both parts
-// faster than memory gives the bytes. It is no digest: whoever can choose what to write can choose two blocks with one checksum.
+// checksum tells the content of a block from what a disk may have made of it. It is the remainders by two polynomials without a
+// common factor, and so a CRC of 64 bits: it finds every damage that is at most 64 bits long and misses one in 2^64 of the others.
+// Processors have instructions for both. It is no digest: whoever can choose the bytes can choose two blocks with one checksum.
 type checksum struct{ castagnoli, ieee uint32 }
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
