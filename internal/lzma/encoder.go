@@ -86,6 +86,11 @@ type Encoder struct {
 	model
 	rangeCoder
 	finder
+	optimum
+
+	long    int    // bytes of the long match that a search has met …
+	longOp  uint32 // … and what it is
+	foundAt int    // the position that the matches in found are of
 
 	state uint8
 	reps  [4]uint32

@@ -86,40 +86,41 @@ func matchLen(buf []byte, a, b, limit int) int {
 	return n
 }
 
-// find returns matches at pos of more than best bytes, each longer than the one before, and takes pos into the tables.
-func (f *finder) find(pos, best int) []found {
+// find finds matches at pos, each longer than the one before, and takes pos into the tables.
+func (f *finder) find(pos int) {
 	f.found = f.found[:0]
 	limit := min(len(f.buf)-pos, maxMatch)
 	if len(f.buf)-pos < longMatch {
-		return f.found
+		return
 	}
-	v := binary.LittleEndian.Uint64(f.buf[pos:])
-	w := binary.LittleEndian.Uint32(f.buf[pos+8:])
-	h3, h4, hl := hash3(uint32(v)), hash4(uint32(v)), hash12(v, w)
-	try := func(at int32) {
-		if at == 0 {
-			return
-		}
-		i := int(at)
-		if best >= limit || f.buf[i+best] != f.buf[pos+best] {
-			return
-		}
-		if n := matchLen(f.buf, i, pos, limit); n > best {
+	buf := f.buf
+	v := binary.LittleEndian.Uint64(buf[pos:])
+	w := binary.LittleEndian.Uint32(buf[pos+8:])
+	best := 2
+	if at := int(f.short[hash3(uint32(v))]); at > 0 && pos-at < 1<<14 {
+		if n := matchLen(buf, at, pos, limit); n > best {
 			best = n
-			f.found = append(f.found, found{n, uint32(pos - i - 1)})
+			f.found = append(f.found, found{n, uint32(pos - at - 1)})
 		}
 	}
-	if short := f.short[h3]; pos-int(short) < 1<<14 {
-		try(short)
+	at := int(f.heads[hash4(uint32(v))])
+	enough := min(limit, niceLen)
+	for depth := maxDepth; at != 0 && depth > 0 && best < enough; depth-- {
+		if buf[at+best] == buf[pos+best] {
+			if n := matchLen(buf, at, pos, limit); n > best {
+				best = n
+				f.found = append(f.found, found{n, uint32(pos - at - 1)})
+			}
+		}
+		at = int(f.chain[at])
 	}
-	at := f.heads[h4]
-	for depth := maxDepth; at != 0 && depth > 0 && best < niceLen; depth-- {
-		try(at)
-		at = f.chain[at]
-	}
-	if best < niceLen {
-		try(f.long[hl])
+	if best < enough {
+		at := int(f.long[hash12(v, w)])
+		if at > 0 && buf[at+best] == buf[pos+best] {
+			if n := matchLen(buf, at, pos, limit); n > best {
+				f.found = append(f.found, found{n, uint32(pos - at - 1)})
+			}
+		}
 	}
 	f.insert(pos + 1)
-	return f.found
 }
