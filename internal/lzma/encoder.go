@@ -88,9 +88,8 @@ type Encoder struct {
 	finder
 	optimum
 
-	long    int    // bytes of the long match that a search has met …
-	longOp  uint32 // … and what it is
-	foundAt int    // the position that the matches in found are of
+	long   int    // bytes of the long match that a search has met …
+	longOp uint32 // … and what it is
 
 	state uint8
 	reps  [4]uint32

@@ -7,13 +7,16 @@ import (
 
 const (
 	shortBits = 16 // of the table of three bytes
-	chainBits = 20 // of the table of four bytes, which chains begin in
-	longBits  = 20 // of the table of twelve bytes
+	fourBits  = 18
+	sixBits   = 20
+	longBits  = 19 // of the table of twelve bytes
 	longMatch = 12
+	fours     = 2
+	sixes     = 4
+	longs     = 2
 	// niceLen is the length at which a match is good enough to be taken without looking further.
 	niceLen = 48
-	// maxDepth is how many candidates of a chain are looked at.
-	maxDepth = 8
+	goodLen = 16
 )
 
 // found is a match: its length, and its distance less 1.
@@ -25,31 +28,31 @@ type found struct {
 // finder finds matches: the last place of the same three bytes, the last places of the same four, and the last place of the
 // same twelve, since a chain that is full of short matches may never get to a long one.
 type finder struct {
-	buf   []byte
-	ready int // positions below are in the tables
-	short [1 << shortBits]int32
-	heads [1 << chainBits]int32
-	long  [1 << longBits]int32
-	chain []int32 // the place before with the same four bytes
-	found []found
+	buf     []byte
+	ready   int // positions below are in the tables
+	short   [1 << shortBits]int32
+	four    [1 << fourBits][fours]int32
+	six     [1 << sixBits][sixes]int32
+	long    [1 << longBits][longs]int32
+	found   []found
+	foundAt int // the position that the matches in found are of
 }
 
 // start takes the bytes from skip to end into the tables.
 func (f *finder) start(buf []byte, skip, end int) {
+	f.foundAt = -2
 	f.buf = buf
 	clear(f.short[:])
-	clear(f.heads[:])
+	clear(f.four[:])
+	clear(f.six[:])
 	clear(f.long[:])
-	if cap(f.chain) < len(buf) {
-		f.chain = make([]int32, max(len(buf), 2*cap(f.chain)))
-	}
-	f.chain = f.chain[:len(buf)]
-	f.ready = max(skip, 1) // 0 stands for nothing
+	f.ready = skip
 	f.insert(end)
 }
 
-func hash3(v uint32) uint32 { return (v << 8) * 0x9e3779b1 >> (32 - shortBits) }
-func hash4(v uint32) uint32 { return v * 0x9e3779b1 >> (32 - chainBits) }
+func hash3(v uint64) uint32 { return uint32(v) << 8 * 0x9e3779b1 >> (32 - shortBits) }
+func hash4(v uint64) uint32 { return uint32(v) * 0x9e3779b1 >> (32 - fourBits) }
+func hash6(v uint64) uint32 { return uint32(v << 16 * 0x9e3779b97f4a7c15 >> (64 - sixBits)) }
 func hash12(v uint64, w uint32) uint32 {
 	return uint32((v*0x9e3779b97f4a7c15 ^ uint64(w)*0xc2b2ae3d27d4eb4f) * 0xff51afd7ed558ccd >> (64 - longBits))
 }
@@ -59,15 +62,22 @@ func (f *finder) insert(end int) {
 	last := len(f.buf) - longMatch // the last bytes are not worth the trouble
 	for ; f.ready < min(end, last+1); f.ready++ {
 		i := f.ready
-		v := binary.LittleEndian.Uint64(f.buf[i:])
-		w := binary.LittleEndian.Uint32(f.buf[i+8:])
-		f.short[hash3(uint32(v))] = int32(i)
-		h := hash4(uint32(v))
-		f.chain[i] = f.heads[h]
-		f.heads[h] = int32(i)
-		f.long[hash12(v, w)] = int32(i)
+		b := f.buf[i : i+longMatch]
+		v := binary.LittleEndian.Uint64(b)
+		w := binary.LittleEndian.Uint32(b[8:])
+		f.short[hash3(v)] = int32(i)
+		push(f.four[hash4(v)][:], int32(i))
+		push(f.six[hash6(v)][:], int32(i))
+		push(f.long[hash12(v, w)][:], int32(i))
 	}
 	f.ready = max(f.ready, end)
+}
+
+func push(p []int32, v int32) {
+	for k := len(p) - 1; k > 0; k-- {
+		p[k] = p[k-1]
+	}
+	p[0] = v
 }
 
 // matchLen returns how many bytes at a and b, at most limit, are the same.
@@ -86,41 +96,73 @@ func matchLen(buf []byte, a, b, limit int) int {
 	return n
 }
 
-// find finds matches at pos, each longer than the one before, and takes pos into the tables.
-func (f *finder) find(pos int) {
-	f.found = f.found[:0]
+// find finds matches at pos, each longer than the one before, and takes pos into the tables. light: there is a good match already, so only a much longer one is looked for.
+func (f *finder) find(pos int, light bool) {
 	limit := min(len(f.buf)-pos, maxMatch)
-	if len(f.buf)-pos < longMatch {
+	if len(f.buf)-pos < longMatch || pos == 0 {
+		f.found = f.found[:0]
+		f.foundAt = pos
+		f.insert(pos + 1)
 		return
 	}
+	carry := f.foundAt == pos-1 && len(f.found) > 0 && f.found[len(f.found)-1].n > goodLen
+	light = light || carry
+	best := 2
+	k := 0
+	if carry {
+		for _, m := range f.found {
+			if m.n > best+1 {
+				m.n--
+				f.found[k] = m
+				k++
+			}
+		}
+		best = f.found[k-1].n
+	}
+	f.found = f.found[:k]
+	f.foundAt = pos
 	buf := f.buf
 	v := binary.LittleEndian.Uint64(buf[pos:])
 	w := binary.LittleEndian.Uint32(buf[pos+8:])
-	best := 2
-	if at := int(f.short[hash3(uint32(v))]); at > 0 && pos-at < 1<<14 {
-		if n := matchLen(buf, at, pos, limit); n > best {
-			best = n
-			f.found = append(f.found, found{n, uint32(pos - at - 1)})
-		}
+	const all = 1 + fours + sixes + longs
+	var cands [all]int32
+	var diffs [all]uint64
+	first := 0
+	*(*[longs]int32)(cands[1+fours+sixes:]) = f.long[hash12(v, w)]
+	if light {
+		first = 1 + fours + sixes
+	} else {
+		cands[0] = f.short[hash3(v)]
+		*(*[fours]int32)(cands[1:]) = f.four[hash4(v)]
+		*(*[sixes]int32)(cands[1+fours:]) = f.six[hash6(v)]
 	}
-	at := int(f.heads[hash4(uint32(v))])
-	enough := min(limit, niceLen)
-	for depth := maxDepth; at != 0 && depth > 0 && best < enough; depth-- {
-		if buf[at+best] == buf[pos+best] {
-			if n := matchLen(buf, at, pos, limit); n > best {
-				best = n
-				f.found = append(f.found, found{n, uint32(pos - at - 1)})
-			}
-		}
-		at = int(f.chain[at])
+	for i := first; i < all; i++ {
+		diffs[i] = binary.LittleEndian.Uint64(buf[cands[i]:]) ^ v
 	}
-	if best < enough {
-		at := int(f.long[hash12(v, w)])
-		if at > 0 && buf[at+best] == buf[pos+best] {
-			if n := matchLen(buf, at, pos, limit); n > best {
-				f.found = append(f.found, found{n, uint32(pos - at - 1)})
-			}
+	for i := first; i < all; i++ {
+		n := min(bits.TrailingZeros64(diffs[i]) >> 3, limit)
+		if n > best || n == 8 && best < limit {
+			f.try(pos, int(cands[i]), n, &best, limit)
 		}
 	}
 	f.insert(pos + 1)
+}
+
+func (f *finder) try(pos, at, n int, best *int, limit int) {
+	if n == 8 {
+		n = 8 + matchLen(f.buf, at+8, pos+8, limit-8)
+	}
+	if n <= *best {
+		return
+	}
+	dist := uint32(pos - at - 1)
+	if n == 3 && dist >= 1<<14 {
+		return
+	}
+	k := len(f.found)
+	for k > 0 && f.found[k-1].dist >= dist {
+		k--
+	}
+	f.found = append(f.found[:k], found{n, dist})
+	*best = n
 }

@@ -101,9 +101,11 @@ func (e *Encoder) from(start, cur int) bool {
 	pos := start + cur
 	limit := min(len(e.buf)-pos, maxMatch)
 	var repLens [4]int
+	best := 0
 	for i, d := range n.reps {
 		if int(d) < pos {
 			repLens[i] = matchLen(e.buf, pos-int(d)-1, pos, limit)
+			best = max(best, repLens[i])
 			if repLens[i] >= niceLen {
 				e.long, e.longOp = repLens[i], uint32(i)
 				return true
@@ -111,8 +113,7 @@ func (e *Encoder) from(start, cur int) bool {
 		}
 	}
 	if e.foundAt != pos {
-		e.find(pos)
-		e.foundAt = pos
+		e.find(pos, best >= goodLen)
 	}
 	if k := len(e.found); k > 0 && e.found[k-1].n >= niceLen {
 		e.long, e.longOp = e.found[k-1].n, e.found[k-1].dist+opMatch

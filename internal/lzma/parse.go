@@ -3,7 +3,6 @@ package lzma
 // parse codes what is from pos to the end of the buffer.
 func (e *Encoder) parse(pos int) {
 	e.prices.update(&e.model)
-	e.foundAt = -1
 	for pos < len(e.buf) {
 		n := e.search(pos)
 		if n == 0 {
