@@ -35,12 +35,15 @@ type finder struct {
 	six     [1 << sixBits][sixes]int32
 	long    [1 << longBits][longs]int32
 	found   []found
+	candsAt int
+	cands [all]int32
 	foundAt int // the position that the matches in found are of
 }
 
 // start takes the bytes from skip to end into the tables.
 func (f *finder) start(buf []byte, skip, end int) {
 	f.foundAt = -2
+	f.candsAt = -1
 	f.buf = buf
 	clear(f.short[:])
 	clear(f.four[:])
@@ -123,18 +126,14 @@ func (f *finder) find(pos int, light bool) {
 	f.foundAt = pos
 	buf := f.buf
 	v := binary.LittleEndian.Uint64(buf[pos:])
-	w := binary.LittleEndian.Uint32(buf[pos+8:])
-	const all = 1 + fours + sixes + longs
-	var cands [all]int32
 	var diffs [all]uint64
+	if f.candsAt != pos {
+		f.look(pos)
+	}
+	cands := f.cands
 	first := 0
-	*(*[longs]int32)(cands[1+fours+sixes:]) = f.long[hash12(v, w)]
 	if light {
 		first = 1 + fours + sixes
-	} else {
-		cands[0] = f.short[hash3(v)]
-		*(*[fours]int32)(cands[1:]) = f.four[hash4(v)]
-		*(*[sixes]int32)(cands[1+fours:]) = f.six[hash6(v)]
 	}
 	for i := first; i < all; i++ {
 		diffs[i] = binary.LittleEndian.Uint64(buf[cands[i]:]) ^ v
@@ -146,7 +145,24 @@ func (f *finder) find(pos int, light bool) {
 		}
 	}
 	f.insert(pos + 1)
+	if len(f.buf)-pos-1 >= longMatch {
+		f.look(pos + 1)
+	}
 }
+
+func (f *finder) look(pos int) {
+	b := f.buf[pos : pos+longMatch]
+	v := binary.LittleEndian.Uint64(b)
+	w := binary.LittleEndian.Uint32(b[8:])
+	cands := &f.cands
+	f.candsAt = pos
+	cands[0] = f.short[hash3(v)]
+	*(*[fours]int32)(cands[1:]) = f.four[hash4(v)]
+	*(*[sixes]int32)(cands[1+fours:]) = f.six[hash6(v)]
+	*(*[longs]int32)(cands[1+fours+sixes:]) = f.long[hash12(v, w)]
+}
+
+const all = 1 + fours + sixes + longs
 
 func (f *finder) try(pos, at, n int, best *int, limit int) {
 	if n == 8 {
