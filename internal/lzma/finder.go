@@ -11,7 +11,7 @@ const (
 	sixBits   = 20
 	longBits  = 19 // of the table of twelve bytes
 	longMatch = 12
-	fours     = 2
+	fours     = 1
 	sixes     = 4
 	longs     = 2
 	// niceLen is the length at which a match is good enough to be taken without looking further.
@@ -36,7 +36,7 @@ type finder struct {
 	long    [1 << longBits][longs]int32
 	found   []found
 	candsAt int
-	cands [all]int32
+	cands   [all]int32
 	foundAt int // the position that the matches in found are of
 }
 
@@ -139,7 +139,7 @@ func (f *finder) find(pos int, light bool) {
 		diffs[i] = binary.LittleEndian.Uint64(buf[cands[i]:]) ^ v
 	}
 	for i := first; i < all; i++ {
-		n := min(bits.TrailingZeros64(diffs[i]) >> 3, limit)
+		n := min(bits.TrailingZeros64(diffs[i])>>3, limit)
 		if n > best || n == 8 && best < limit {
 			f.try(pos, int(cands[i]), n, &best, limit)
 		}
