@@ -6,17 +6,27 @@ import (
 )
 
 const (
-	shortBits = 16 // of the table of three bytes
+	// The tables have 1<<bits rows; those of sixes and longs at most that many, and fewer when there is less to take in.
+	threeBits = 16
 	fourBits  = 18
 	sixBits   = 20
-	longBits  = 19 // of the table of twelve bytes
-	longMatch = 12
-	fours     = 1
-	sixes     = 4
+	longBits  = 19
+	leastBits = 10
+
+	sixes     = 4 // places in a row
 	longs     = 2
+	longMatch = 12 // bytes that the table of longs goes by
+
+	// three bytes are worth a match up to nearThree back; three and four are looked for in the last nearFour of the dictionary only.
+	nearThree = 1 << 14
+	nearFour  = 1 << 17
+
 	// niceLen is the length at which a match is good enough to be taken without looking further.
-	niceLen = 48
-	goodLen = 16
+	niceLen = 40
+	// goodLen is the length at which a match is good enough to look only for a much longer one.
+	goodLen = 10
+
+	candidates = 2 + sixes + longs
 )
 
 // found is a match: its length, and its distance less 1.
@@ -25,39 +35,71 @@ type found struct {
 	dist uint32
 }
 
-// finder finds matches: the last place of the same three bytes, the last places of the same four, and the last place of the
-// same twelve, since a chain that is full of short matches may never get to a long one.
+// finder finds matches: the last places of the same three, four, six and twelve bytes. The places of a row are compared side by
+// side, where a chain of places would wait for memory at each, and they are read one position ahead for the same reason.
 type finder struct {
-	buf     []byte
-	ready   int // positions below are in the tables
-	short   [1 << shortBits]int32
-	four    [1 << fourBits][fours]int32
-	six     [1 << sixBits][sixes]int32
-	long    [1 << longBits][longs]int32
+	buf   []byte
+	ready int // positions below are in the tables
+	three [1 << threeBits]int32
+	four  [1 << fourBits]int32
+	six   [1 << sixBits][sixes]int32
+	long  [1 << longBits][longs]int32
+
+	sixShift, longShift int // from hashes to rows
+
 	found   []found
-	candsAt int
-	cands   [all]int32
-	foundAt int // the position that the matches in found are of
+	foundAt int               // the position that found is of
+	places  [candidates]int32 // 0 for none, which does no harm
+	placeAt int               // the position that places are of
 }
 
 // start takes the bytes from skip to end into the tables.
 func (f *finder) start(buf []byte, skip, end int) {
-	f.foundAt = -2
-	f.candsAt = -1
 	f.buf = buf
-	clear(f.short[:])
+	size := bits.Len(uint(len(buf)-skip)) - 2
+	six, long := min(max(size, leastBits), sixBits), min(max(size-1, leastBits), longBits)
+	f.sixShift, f.longShift = 64-six, 64-long
+	clear(f.three[:])
 	clear(f.four[:])
-	clear(f.six[:])
-	clear(f.long[:])
+	clear(f.six[:1<<six])
+	clear(f.long[:1<<long])
+	f.found, f.foundAt, f.placeAt = f.found[:0], -2, -1
 	f.ready = skip
+	f.learn(min(end-nearFour, len(buf)-longMatch))
 	f.insert(end)
 }
 
-func hash3(v uint64) uint32 { return uint32(v) << 8 * 0x9e3779b1 >> (32 - shortBits) }
+func hash3(v uint64) uint32 { return uint32(v) << 8 * 0x9e3779b1 >> (32 - threeBits) }
 func hash4(v uint64) uint32 { return uint32(v) * 0x9e3779b1 >> (32 - fourBits) }
-func hash6(v uint64) uint32 { return uint32(v << 16 * 0x9e3779b97f4a7c15 >> (64 - sixBits)) }
-func hash12(v uint64, w uint32) uint32 {
-	return uint32((v*0x9e3779b97f4a7c15 ^ uint64(w)*0xc2b2ae3d27d4eb4f) * 0xff51afd7ed558ccd >> (64 - longBits))
+
+// sixOf returns the row of the first six bytes of v.
+func (f *finder) sixOf(v uint64) *[sixes]int32 {
+	return &f.six[v<<16*0x9e3779b97f4a7c15>>(f.sixShift&63)&(1<<sixBits-1)]
+}
+
+// longOf returns the row of twelve bytes.
+func (f *finder) longOf(v uint64, w uint32) *[longs]int32 {
+	h := (v*0x9e3779b97f4a7c15 ^ uint64(w)*0xc2b2ae3d27d4eb4f) * 0xff51afd7ed558ccd
+	return &f.long[h>>(f.longShift&63)&(1<<longBits-1)]
+}
+
+func pushSix(p *[sixes]int32, i int)  { p[3], p[2], p[1], p[0] = p[2], p[1], p[0], int32(i) }
+func pushLong(p *[longs]int32, i int) { p[1], p[0] = p[0], int32(i) }
+
+// twelve returns the bytes at a position that the tables go by.
+func (f *finder) twelve(i int) (uint64, uint32) {
+	b := f.buf[i : i+longMatch]
+	return binary.LittleEndian.Uint64(b), binary.LittleEndian.Uint32(b[8:])
+}
+
+// learn takes the positions up to end into the tables, less densely than insert: for the far end of the dictionary.
+func (f *finder) learn(end int) {
+	for ; f.ready+1 < end; f.ready += 2 {
+		v, w := f.twelve(f.ready)
+		pushSix(f.sixOf(v), f.ready)
+		pushSix(f.sixOf(v>>8), f.ready+1)
+		pushLong(f.longOf(v, w), f.ready)
+	}
 }
 
 // insert takes the positions up to end into the tables.
@@ -65,22 +107,13 @@ func (f *finder) insert(end int) {
 	last := len(f.buf) - longMatch // the last bytes are not worth the trouble
 	for ; f.ready < min(end, last+1); f.ready++ {
 		i := f.ready
-		b := f.buf[i : i+longMatch]
-		v := binary.LittleEndian.Uint64(b)
-		w := binary.LittleEndian.Uint32(b[8:])
-		f.short[hash3(v)] = int32(i)
-		push(f.four[hash4(v)][:], int32(i))
-		push(f.six[hash6(v)][:], int32(i))
-		push(f.long[hash12(v, w)][:], int32(i))
+		v, w := f.twelve(i)
+		f.three[hash3(v)] = int32(i)
+		f.four[hash4(v)] = int32(i)
+		pushSix(f.sixOf(v), i)
+		pushLong(f.longOf(v, w), i)
 	}
 	f.ready = max(f.ready, end)
-}
-
-func push(p []int32, v int32) {
-	for k := len(p) - 1; k > 0; k-- {
-		p[k] = p[k-1]
-	}
-	p[0] = v
 }
 
 // matchLen returns how many bytes at a and b, at most limit, are the same.
@@ -99,86 +132,90 @@ func matchLen(buf []byte, a, b, limit int) int {
 	return n
 }
 
-// find finds matches at pos, each longer than the one before, and takes pos into the tables. light: there is a good match already, so only a much longer one is looked for.
-func (f *finder) find(pos int, light bool) {
-	limit := min(len(f.buf)-pos, maxMatch)
-	if len(f.buf)-pos < longMatch || pos == 0 {
+// find sets found to matches at pos, each longer and farther than the one before, and takes pos into the tables. Where a good match
+// is known, here or because the one at the position before goes on, it looks only for a much longer one.
+func (f *finder) find(pos int, good bool) {
+	last := len(f.buf) - longMatch
+	best, first := 2, 0
+	if f.foundAt == pos-1 && f.longest() > goodLen {
+		best, good = f.goOn(), true
+	} else {
 		f.found = f.found[:0]
-		f.foundAt = pos
-		f.insert(pos + 1)
-		return
 	}
-	carry := f.foundAt == pos-1 && len(f.found) > 0 && f.found[len(f.found)-1].n > goodLen
-	light = light || carry
-	best := 2
-	k := 0
-	if carry {
-		for _, m := range f.found {
-			if m.n > best+1 {
-				m.n--
-				f.found[k] = m
-				k++
-			}
-		}
-		best = f.found[k-1].n
-	}
-	f.found = f.found[:k]
 	f.foundAt = pos
-	buf := f.buf
-	v := binary.LittleEndian.Uint64(buf[pos:])
-	var diffs [all]uint64
-	if f.candsAt != pos {
-		f.look(pos)
+	if good {
+		first = candidates - longs
 	}
-	cands := f.cands
-	first := 0
-	if light {
-		first = 1 + fours + sixes
-	}
-	for i := first; i < all; i++ {
-		diffs[i] = binary.LittleEndian.Uint64(buf[cands[i]:]) ^ v
-	}
-	for i := first; i < all; i++ {
-		n := min(bits.TrailingZeros64(diffs[i])>>3, limit)
-		if n > best || n == 8 && best < limit {
-			f.try(pos, int(cands[i]), n, &best, limit)
+	if pos > 0 && pos <= last {
+		if f.placeAt != pos {
+			f.look(pos)
 		}
+		f.compare(pos, first, best)
 	}
 	f.insert(pos + 1)
-	if len(f.buf)-pos-1 >= longMatch {
+	if pos < last {
 		f.look(pos + 1)
 	}
 }
 
-func (f *finder) look(pos int) {
-	b := f.buf[pos : pos+longMatch]
-	v := binary.LittleEndian.Uint64(b)
-	w := binary.LittleEndian.Uint32(b[8:])
-	cands := &f.cands
-	f.candsAt = pos
-	cands[0] = f.short[hash3(v)]
-	*(*[fours]int32)(cands[1:]) = f.four[hash4(v)]
-	*(*[sixes]int32)(cands[1+fours:]) = f.six[hash6(v)]
-	*(*[longs]int32)(cands[1+fours+sixes:]) = f.long[hash12(v, w)]
+// longest returns the length of the longest match in found.
+func (f *finder) longest() int {
+	if len(f.found) == 0 {
+		return 0
+	}
+	return f.found[len(f.found)-1].n
 }
 
-const all = 1 + fours + sixes + longs
+// goOn makes the matches in found those of the next position, and returns the length of the longest.
+func (f *finder) goOn() int {
+	kept := f.found[:0]
+	for _, m := range f.found {
+		if m.n > 3 {
+			kept = append(kept, found{m.n - 1, m.dist})
+		}
+	}
+	f.found = kept
+	return f.longest()
+}
 
-func (f *finder) try(pos, at, n int, best *int, limit int) {
-	if n == 8 {
-		n = 8 + matchLen(f.buf, at+8, pos+8, limit-8)
+// look reads the places for a position.
+func (f *finder) look(pos int) {
+	f.placeAt = pos
+	v, w := f.twelve(pos)
+	p := &f.places
+	p[0] = f.three[hash3(v)]
+	p[1] = f.four[hash4(v)]
+	*(*[sixes]int32)(p[2:]) = *f.sixOf(v)
+	*(*[longs]int32)(p[2+sixes:]) = *f.longOf(v, w)
+}
+
+// compare adds to found what matches more than best bytes at the places from first on.
+func (f *finder) compare(pos, first, best int) {
+	limit := min(len(f.buf)-pos, maxMatch)
+	v := binary.LittleEndian.Uint64(f.buf[pos:])
+	var diffs [candidates]uint64
+	// In a loop of its own, so that memory is asked for all of them at once.
+	for i := first; i < candidates; i++ {
+		diffs[i] = binary.LittleEndian.Uint64(f.buf[f.places[i]:]) ^ v
 	}
-	if n <= *best {
-		return
+	for i := first; i < candidates; i++ {
+		n := bits.TrailingZeros64(diffs[i]) >> 3
+		if n < 8 && n <= best || best >= limit {
+			continue
+		}
+		at := int(f.places[i])
+		if n == 8 {
+			n += matchLen(f.buf, at+8, pos+8, limit-8)
+		}
+		dist := uint32(pos - at - 1)
+		if n <= best || n == 3 && dist >= nearThree {
+			continue
+		}
+		best = n
+		k := len(f.found)
+		for k > 0 && f.found[k-1].dist >= dist {
+			k-- // shorter, and no nearer
+		}
+		f.found = append(f.found[:k], found{n, dist})
 	}
-	dist := uint32(pos - at - 1)
-	if n == 3 && dist >= 1<<14 {
-		return
-	}
-	k := len(f.found)
-	for k > 0 && f.found[k-1].dist >= dist {
-		k--
-	}
-	f.found = append(f.found[:k], found{n, dist})
-	*best = n
 }
