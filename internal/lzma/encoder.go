@@ -80,16 +80,16 @@ func (r *rangeCoder) direct(v uint32, n int) {
 	}
 }
 
-// Encoder packs. The zero value is ready; it is not safe for concurrent use. It keeps tables of 8 bytes for each byte of the
-// largest dictionary and content together.
+// Encoder packs. The zero value is ready; it is not safe for concurrent use. It has 22 MiB, most of which is touched only for long
+// dictionaries or contents.
 type Encoder struct {
 	model
 	rangeCoder
 	finder
 	optimum
 
-	long   int    // bytes of the long match that a search has met …
-	longOp uint32 // … and what it is
+	nice   int    // bytes of the long match that a search has met …
+	niceOp uint32 // … and what it is
 
 	state uint8
 	reps  [4]uint32

@@ -117,6 +117,86 @@ func TestRoundTripProperty(t *testing.T) {
 	})
 }
 
+// steps draws content that makes the parse take every kind of step: matches at each of the last distances and after an odd byte, of
+// the lengths around every limit, at both edges of the dictionary, runs, and ends of the window.
+func steps(t *rapid.T, dict []byte) []byte {
+	lens := rapid.OneOf(rapid.IntRange(1, 12), rapid.SampledFrom([]int{15, 16, 17, 18, 39, 40, 41, 272, 273, 274, 546, 547, 2047, 2048, 2049, 4200}))
+	buf := bytes.Clone(dict)
+	dists := []int{1, 2, 3, 4}
+	for range rapid.IntRange(1, 30).Draw(t, "steps") {
+		n := lens.Draw(t, "length")
+		kind := rapid.IntRange(0, 4).Draw(t, "kind")
+		dist := dists[rapid.IntRange(0, 3).Draw(t, "last")]
+		switch {
+		case kind == 0 || len(buf) == 0:
+			seed := rapid.Uint64().Draw(t, "noise")
+			r := rand.New(rand.NewPCG(seed, 0))
+			for range min(n, 300) {
+				buf = append(buf, byte(r.Uint32()))
+			}
+			continue
+		case kind == 1:
+			dist = rapid.OneOf(rapid.IntRange(1, len(buf)), rapid.SampledFrom([]int{1, len(buf), max(1, len(buf)-1)})).Draw(t, "distance")
+			dists = append([]int{dist}, dists[:3]...)
+		case kind == 2:
+			buf = append(buf, byte(n))
+		}
+		dist = min(dist, len(buf))
+		for range n {
+			buf = append(buf, buf[len(buf)-dist])
+		}
+	}
+	return buf[len(dict):]
+}
+
+// TestSteps: whatever the steps, and whatever was packed before by the same encoder, the bytes come back and packing them again gives
+// the same.
+func TestSteps(t *testing.T) {
+	var used lzma.Encoder
+	rapid.Check(t, func(t *rapid.T) {
+		dict := rapid.SliceOfN(rapid.Byte(), 0, 40).Draw(t, "dict")
+		dict = bytes.Repeat(dict, rapid.IntRange(0, 20).Draw(t, "times"))
+		content := steps(t, dict)
+		if len(content) == 0 {
+			return
+		}
+		skip := rapid.SampledFrom([]int{0, len(dict) / 2, len(dict)}).Draw(t, "skip")
+		packed := pack(t, dict, content, skip)
+		if again := used.Encode(nil, append(bytes.Clone(dict), content...), len(dict), skip); !bytes.Equal(packed, again) {
+			t.Fatalf("the same bytes are packed to %d and then to %d others", len(packed), len(again))
+		}
+	})
+}
+
+// TestShort has every length at which a table ends, and a dictionary of every length beside it.
+func TestShort(t *testing.T) {
+	all := bytes.Repeat([]byte("abcdabceabcdf"), 5)
+	for dict := range 30 {
+		for n := 1; n < 30; n++ {
+			for _, skip := range []int{0, dict} {
+				pack(t, all[:dict], all[dict:dict+n], skip)
+			}
+		}
+	}
+}
+
+// TestCheapestWay: where the longest match is not the best choice, the better one is made.
+func TestCheapestWay(t *testing.T) {
+	r := rand.New(rand.NewPCG(9, 10))
+	old := make([]byte, 200000)
+	for i := range old {
+		old[i] = byte(r.Uint32())
+	}
+	// Every 20 bytes one is another: the last distance goes on behind it, for a few bits.
+	now := bytes.Clone(old)
+	for i := 19; i < len(now); i += 20 {
+		now[i]++
+	}
+	if n, most := len(pack(t, old, now, 0)), len(now)/20*19/8; n > most {
+		t.Errorf("%d bytes that are others take %d, want at most %d", len(now)/20, n, most)
+	}
+}
+
 // TestDamage: a stream that was changed or cut gives an error or other bytes, never a crash; more behind it is an error.
 func TestDamage(t *testing.T) {
 	r := rand.New(rand.NewPCG(3, 4))
@@ -172,11 +252,15 @@ func TestLiblzma(t *testing.T) {
 		t.Fatalf("build: %v\n%s", err, out)
 	}
 	r := rand.New(rand.NewPCG(7, 8))
-	for i, n := range []int{1, 100, 70000, 400000} {
+	for i, n := range []int{1, 100, 70000, 400000, 3000, 2049} {
 		dict := text(r, 200003*(i%3)) // of any length: it shifts the positions
 		content := text(r, n)
 		if len(dict) > 0 {
 			content = append(edited(r, dict), content...)
+		}
+		if n > 2000 { // long matches, near and far, and the distances before
+			content = append(content, bytes.Repeat(content[len(content)-1500:], 3)...)
+			content = append(append(content, content[:273]...), make([]byte, 273*3+1)...)
 		}
 		packed := pack(t, dict, content, 0)
 		name := func(s string, b []byte) string {
@@ -190,5 +274,40 @@ func TestLiblzma(t *testing.T) {
 		if err != nil || !bytes.Equal(got, content) {
 			t.Errorf("%d bytes with a dictionary of %d: liblzma gives %d other bytes, %v", len(content), len(dict), len(got), err)
 		}
+	}
+}
+
+// BenchmarkEncode packs a version of something against the one before, and content that is new. The ratio is that of what comes out to
+// what goes in.
+func BenchmarkEncode(b *testing.B) {
+	r := rand.New(rand.NewPCG(11, 12))
+	old := text(r, 2<<20)
+	noise := make([]byte, 1<<20)
+	for i := range noise {
+		noise[i] = byte(r.Uint32())
+	}
+	changed := edited(r, old)
+	for i := 0; i < len(changed); i += 50 + r.IntN(200) {
+		changed[i] ^= byte(1 + r.IntN(255))
+	}
+	for _, c := range []struct {
+		name          string
+		dict, content []byte
+	}{
+		{"text", nil, old[:1<<20]},
+		{"changed", old, changed},
+		{"noise", old, noise},
+	} {
+		b.Run(c.name, func(b *testing.B) {
+			buf := append(bytes.Clone(c.dict), c.content...)
+			var e lzma.Encoder
+			var packed []byte
+			b.SetBytes(int64(len(c.content)))
+			b.ReportAllocs()
+			for b.Loop() {
+				packed = e.Encode(packed[:0], buf, len(c.dict), 0)
+			}
+			b.ReportMetric(float64(len(packed))/float64(len(c.content)), "ratio")
+		})
 	}
 }

@@ -107,7 +107,7 @@ func (e *Encoder) from(start, cur int) bool {
 			repLens[i] = matchLen(e.buf, pos-int(d)-1, pos, limit)
 			best = max(best, repLens[i])
 			if repLens[i] >= niceLen {
-				e.long, e.longOp = repLens[i], uint32(i)
+				e.nice, e.niceOp = repLens[i], uint32(i)
 				return true
 			}
 		}
@@ -116,7 +116,7 @@ func (e *Encoder) from(start, cur int) bool {
 		e.find(pos, best >= goodLen)
 	}
 	if k := len(e.found); k > 0 && e.found[k-1].n >= niceLen {
-		e.long, e.longOp = e.found[k-1].n, e.found[k-1].dist+opMatch
+		e.nice, e.niceOp = e.found[k-1].n, e.found[k-1].dist+opMatch
 		return true
 	}
 	posState := pos & posMask
@@ -191,7 +191,7 @@ func (e *Encoder) tail(pos, at, k int, state uint8, price, op uint32, prev int) 
 func (e *Encoder) repeats(pos, cur, i, k int, price uint32) {
 	o := &e.optimum
 	o.reach(cur + k)
-	t := &o.prices.rep[pos&posMask]
+	t := &o.rep[pos&posMask]
 	for n := k; n >= minMatch; n-- {
 		o.offer(cur+n, price+uint32(t[n]), uint32(i), cur, 0)
 	}

@@ -6,9 +6,9 @@ func (e *Encoder) parse(pos int) {
 	for pos < len(e.buf) {
 		n := e.search(pos)
 		if n == 0 {
-			e.step(pos, e.long, e.longOp)
-			e.skip(pos, e.long)
-			pos += e.long
+			e.step(pos, e.nice, e.niceOp)
+			e.skip(pos, e.nice)
+			pos += e.nice
 		} else {
 			e.walk(pos, n)
 			pos += n
