@@ -120,7 +120,8 @@ func TestRoundTripProperty(t *testing.T) {
 // steps draws content that makes the parse take every kind of step: matches at each of the last distances and after an odd byte, of
 // the lengths around every limit, at both edges of the dictionary, runs, and ends of the window.
 func steps(t *rapid.T, dict []byte) []byte {
-	lens := rapid.OneOf(rapid.IntRange(1, 12), rapid.SampledFrom([]int{15, 16, 17, 18, 39, 40, 41, 272, 273, 274, 546, 547, 2047, 2048, 2049, 4200}))
+	limits := []int{15, 16, 17, 18, 39, 40, 41, 272, 273, 274, 546, 547, 2047, 2048, 2049, 4200}
+	lens := rapid.OneOf(rapid.IntRange(1, 12), rapid.SampledFrom(limits))
 	buf := bytes.Clone(dict)
 	dists := []int{1, 2, 3, 4}
 	for range rapid.IntRange(1, 30).Draw(t, "steps") {
@@ -149,8 +150,8 @@ func steps(t *rapid.T, dict []byte) []byte {
 	return buf[len(dict):]
 }
 
-// TestSteps: whatever the steps, and whatever was packed before by the same encoder, the bytes come back and packing them again gives
-// the same.
+// TestSteps: whatever the steps, and whatever was packed before by the same encoder, the bytes come back and packing them again
+// gives the same.
 func TestSteps(t *testing.T) {
 	var used lzma.Encoder
 	rapid.Check(t, func(t *rapid.T) {
@@ -277,8 +278,8 @@ func TestLiblzma(t *testing.T) {
 	}
 }
 
-// BenchmarkEncode packs a version of something against the one before, and content that is new. The ratio is that of what comes out to
-// what goes in.
+// BenchmarkEncode packs a version of something against the one before, and content that is new. The ratio is that of what
+// comes out to what goes in.
 func BenchmarkEncode(b *testing.B) {
 	r := rand.New(rand.NewPCG(11, 12))
 	old := text(r, 2<<20)

@@ -19,7 +19,9 @@ type node struct {
 	reps  [4]uint32
 }
 
-// optimum is a search for the cheapest way through the window.
+// optimum is a search for the cheapest way through the window: at each byte the cheapest way there is known, and each step that can
+// be made from it is offered to the byte that it leads to. Beside the steps of the format those are taken as one that go on at the
+// same distance behind an odd byte.
 type optimum struct {
 	prices
 	nodes [window + niceLen + maxMatch + 2]node
@@ -81,20 +83,22 @@ func (e *Encoder) search(pos int) int {
 	o := &e.optimum
 	o.end = 0
 	o.nodes[0] = node{state: e.state, reps: e.reps}
-	for cur := 0; ; cur++ {
-		if cur > 0 {
-			if cur == o.end || cur == window {
-				return cur
-			}
-			o.arrive(cur)
+	if e.from(pos, 0) {
+		return 0
+	}
+	for cur := 1; ; cur++ {
+		if cur == o.end || cur == window {
+			return cur
 		}
+		o.arrive(cur)
 		if e.from(pos, cur) {
 			return cur
 		}
 	}
 }
 
-// from offers all steps from a node. It reports whether it has not, as a long match begins there.
+// from offers all steps from a node. It reports whether it has not, as a match of niceLen bytes or more begins there, which then is
+// nice and niceOp.
 func (e *Encoder) from(start, cur int) bool {
 	o := &e.optimum
 	n := &o.nodes[cur]

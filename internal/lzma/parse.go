@@ -1,6 +1,7 @@
 package lzma
 
-// parse codes what is from pos to the end of the buffer.
+// parse codes what is from pos to the end of the buffer: long matches as soon as they are met, and between them the cheapest way by
+// the prices that literals, lengths and distances have by then.
 func (e *Encoder) parse(pos int) {
 	e.prices.update(&e.model)
 	for pos < len(e.buf) {

@@ -7,7 +7,7 @@ const (
 	priceBits = 4
 	// pricePrecision is how many of the low bits of a probability do not count.
 	pricePrecision = 4
-	infinite       = 1 << 30
+	infinite       = 1 << 30 // more than any way through the window
 )
 
 // bitPrices has the price of a bit by its probability.
