@@ -79,16 +79,18 @@ func (inv *Inventory) Source(w Wanted) *Source {
 	return s
 }
 
-// addLayer claims the frames of x that f is long enough to hold. Those that refer to x's From are of use where that is there: with
-// a layer that starts from the same disk.
+// addLayer claims the frames of x that f is long enough to hold. Those that refer to x's From or To are of use where that is there: with
+// a layer between the same disks.
 func (s *Source) addLayer(f *file, x *layer.Index, w Wanted) {
 	from := slices.ContainsFunc(w.Layers, func(l *layer.Index) bool { return l.From() == x.From() })
+	to := slices.ContainsFunc(w.Layers, func(l *layer.Index) bool { return l.From() == x.From() && l.To() == x.To() })
 	for i := range x.Len() {
 		fr := x.Frame(i)
-		if fr.Codec == layer.Zero || !fr.Alone() && !from || !w.Blocks[fr.Digest] || fr.Offset+int64(fr.Length) > f.size {
+		if fr.Codec == layer.Zero || !fr.Alone() && !from || fr.Level > 0 && !to || !w.Blocks[fr.Digest] || fr.Offset+int64(fr.Length) > f.size {
 			continue
 		}
-		if _, there := s.places[fr.Digest]; !there {
+		// Of two frames of a block that which refers to fewer others can be unpacked earlier.
+		if p, there := s.places[fr.Digest]; !there || fr.Level < p.frame.Level {
 			s.places[fr.Digest] = place{rank: f.rank, r: f, offset: fr.Offset, end: f.size, frame: fr}
 		}
 	}

@@ -131,6 +131,19 @@ func (b *board) take(i int, cancel context.CancelFunc) []image.Digest {
 	}
 }
 
+// alive returns the sources that were not given up.
+func (b *board) alive() []Source {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	var out []Source
+	for _, s := range b.sources {
+		if s.dead == nil {
+			out = append(out, s.Source)
+		}
+	}
+	return out
+}
+
 // stop wakes everybody who waits; nothing is handed out any more.
 func (b *board) stop() {
 	b.mu.Lock()

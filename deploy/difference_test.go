@@ -43,13 +43,19 @@ func shuffled(r *rand.Rand, d []byte) []byte {
 			clear(b[to : to+n])
 		}
 	}
-	noise(b[r.IntN(len(b)-9000):][:9000], r.Uint64()) // there is always something new
+	// There is always something new, and in several places.
+	fresh := make([]byte, 30_000)
+	noise(fresh, r.Uint64())
+	for range 3 {
+		copy(b[r.IntN(len(b)-len(fresh)):], fresh)
+	}
 	return b
 }
 
 // TestDifferences: layers that refer to the disk before give the right disks: one after the other or by a short cut, from sources that
 // give bad bytes, lack blocks and end early, with interruptions in between.
 func TestDifferences(t *testing.T) {
+	levels := 0
 	for seed := range uint64(4) {
 		r := rand.New(rand.NewPCG(seed, 7))
 		l := newLine("differences")
@@ -62,6 +68,7 @@ func TestDifferences(t *testing.T) {
 			next := version{disk: d, state: stateOf(d)}
 			next.layers = append(append([]made(nil), versions[len(versions)-1].layers...), refer(t, versions[len(versions)-1], next))
 			versions = append(versions, next)
+			levels = max(levels, next.layers[len(next.layers)-1].Levels())
 		}
 		last := versions[len(versions)-1]
 		short := version{disk: last.disk, state: last.state, layers: []made{versions[0].layers[0], refer(t, versions[0], last)}}
@@ -75,6 +82,9 @@ func TestDifferences(t *testing.T) {
 				t.Errorf("seed %d: over %d layers it is another disk, %v", seed, len(want.layers), err)
 			}
 		}
+	}
+	if levels < 2 {
+		t.Error("no frame refers to another block of its own layer; the test shows nothing")
 	}
 }
 

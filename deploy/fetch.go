@@ -34,7 +34,9 @@ const (
 func (n *Net) source(x *layer.Index) *netSource {
 	s := &netSource{net: n, x: x, frames: make(map[image.Digest]int, x.Len())}
 	for i := range x.Len() {
-		if f := x.Frame(i); f.Codec != layer.Zero {
+		f := x.Frame(i)
+		// Of two frames of a block that which refers to fewer others can be unpacked earlier.
+		if k, there := s.frames[f.Digest]; f.Codec != layer.Zero && (!there || f.Level < x.Frame(k).Level) {
 			s.frames[f.Digest] = i
 		}
 	}

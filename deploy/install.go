@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"runtime"
+	"slices"
 	"sync"
 
 	"golang.org/x/sync/errgroup"
@@ -42,6 +44,7 @@ func (s *Store) install(ctx context.Context, x *layer.Index, from image.State, r
 		processors: make(chan struct{}, runtime.GOMAXPROCS(0)),
 	}
 	defer in.dec.Close()
+	in.base = p.base(x)
 	in.back = newReadBack(in)
 	err = in.fill(ctx, sources)
 	p.Close()
@@ -78,7 +81,9 @@ type installer struct {
 	dec    *layer.Decoder
 	// processors has room for those that unpack and compare, or wait for something to unpack.
 	processors chan struct{}
-	board      *board
+	base       io.ReaderAt            // what frames may refer to
+	board      *board                 // of the present level
+	used       []*sourceState         // by the levels that are done
 	blocks     map[image.Digest][]int // the blocks that a digest is wanted for
 	work       map[image.Digest]int64 // a digest's share of the stage, bytes
 
@@ -92,29 +97,42 @@ type installer struct {
 type installed struct{ sources []*sourceState }
 
 func (in *installer) outcome() *installed {
-	if in.board == nil {
-		return &installed{}
-	}
-	return &installed{in.board.sources}
+	return &installed{in.used}
 }
 
-// fill brings every block of the layer into the part and syncs it.
+// fill brings every block of the layer into the part and syncs it: level by level, since frames refer to blocks of lower ones.
 func (in *installer) fill(ctx context.Context, sources []Source) error {
 	if err := in.survey(ctx); err != nil {
 		return err
 	}
-	digests := make([]image.Digest, 0, len(in.blocks))
-	for d := range in.blocks {
-		digests = append(digests, d)
-	}
-	if len(digests) > 0 {
+	for _, digests := range in.byLevel() {
 		in.board = newBoard(sources, digests)
-		if err := in.run(ctx); err != nil {
+		err := in.run(ctx)
+		in.used = append(in.used, in.board.sources...)
+		if err != nil {
 			// Blocks that are done are kept for the next run, so far as the disk has them already.
 			return errors.Join(err, in.p.Sync())
 		}
+		sources = in.board.alive()
 	}
 	return in.p.Sync()
+}
+
+// byLevel returns the digests of the blocks to get, by the lowest level on which the layer has a frame of them, without levels where
+// there is nothing to do.
+func (in *installer) byLevel() [][]image.Digest {
+	levels := make([][]image.Digest, layer.MaxLevel+1)
+	lowest := make(map[image.Digest]int, len(in.blocks))
+	for i := range in.x.Len() {
+		f := in.x.Frame(i)
+		if l, ok := lowest[f.Digest]; in.blocks[f.Digest] != nil && (!ok || f.Level < l) {
+			lowest[f.Digest] = f.Level
+		}
+	}
+	for d, l := range lowest {
+		levels[l] = append(levels[l], d)
+	}
+	return slices.DeleteFunc(levels, func(l []image.Digest) bool { return len(l) == 0 })
 }
 
 // survey finds out what an earlier run has left to do. Blocks that become zero need no source and are done here.
@@ -353,7 +371,7 @@ func (in *installer) place(ctx context.Context, jobs <-chan job, fetched <-chan 
 func (in *installer) placeOne(ctx context.Context, j job, block, scratch []byte, err error) error {
 	d, n := j.frame.Digest, int64(len(j.packed))
 	kind := in.board.sources[j.source].Kind()
-	if errors.Is(err, layer.ErrFrom) {
+	if errors.Is(err, layer.ErrFrom) || errors.Is(err, ErrDiskLies) {
 		return err
 	}
 	if err != nil {
@@ -379,7 +397,7 @@ func (in *installer) placeOne(ctx context.Context, j job, block, scratch []byte,
 
 // unpack unpacks a frame and compares the block with its digest. It has a processor.
 func (in *installer) unpack(j job, block []byte) error {
-	err := in.dec.Block(block, j.frame, j.packed, in.p.from())
+	err := in.dec.Block(block, j.frame, j.packed, in.base)
 	if err != nil {
 		return in.blame(j, block, err)
 	}
@@ -389,17 +407,33 @@ func (in *installer) unpack(j job, block []byte) error {
 }
 
 // blame finds out whose fault it is that a frame does not give its block. One with the right check sum that refers to the disk
-// below is good, so it is this machine's disk that must be looked at before the source is.
+// below, or to what was put in its place on a lower level, is good, so it is this machine's disk that must be looked at before the
+// source is.
 func (in *installer) blame(j job, block []byte, err error) error {
 	if errors.Is(err, layer.ErrFrom) {
 		return err
 	}
-	for _, b := range layer.References(j.frame, j.packed) {
-		if err := readBlock(in.p.parents, block, b); err != nil {
-			return fmt.Errorf("%w: %w", layer.ErrFrom, err)
+	for _, ref := range layer.References(j.frame, j.packed) {
+		if !ref.To {
+			err := readBlock(in.p.parents, block, ref.Block)
+			if err == nil {
+				err = layer.CheckBlock(block, ref.Block, in.from.Block(ref.Block))
+			}
+			if err != nil {
+				return fmt.Errorf("%w: %w", layer.ErrFrom, err)
+			}
+			continue
 		}
-		if err := layer.CheckBlock(block, b, in.from.Block(b)); err != nil {
-			return fmt.Errorf("%w: %w", layer.ErrFrom, err)
+		f, ok := in.x.Find(ref.Block)
+		if !ok || f.Level >= j.frame.Level {
+			continue // a layer that cannot be unpacked
+		}
+		err := readBlock(in.p, block, ref.Block)
+		if err == nil {
+			err = layer.CheckBlock(block, ref.Block, f.Digest)
+		}
+		if err != nil {
+			return fmt.Errorf("%w: what was just written: %w", ErrDiskLies, err)
 		}
 	}
 	return err

@@ -124,12 +124,12 @@ func (p *part) Close() {
 	}
 }
 
-// from returns the disk that the part's layer starts from; nil for a full image.
-func (p *part) from() io.ReaderAt {
+// base returns what the frames of the part's layer x may refer to; nil for a full image.
+func (p *part) base(x *layer.Index) io.ReaderAt {
 	if p.parents == nil {
 		return nil
 	}
-	return p.parents
+	return layer.Join(p.parents, x.FromSize(), p)
 }
 
 // put makes block the content b. On a differencing disk exactly the sectors that differ from what the disk has there are written,

@@ -33,7 +33,7 @@ func BenchmarkVerify(b *testing.B) {
 	x := open(b, packed).Index
 	b.SetBytes(int64(len(d)))
 	for b.Loop() {
-		err := layer.Verify(context.Background(), bytes.NewReader(packed), x, nil, func(_ layer.Frame, err error) error { return err })
+		err := layer.Verify(context.Background(), bytes.NewReader(packed), x, nil, nil, func(_ layer.Frame, err error) error { return err })
 		if err != nil {
 			b.Fatal(err)
 		}

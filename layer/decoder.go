@@ -46,11 +46,12 @@ func NewDecoder(goroutines int) *Decoder {
 // Close frees the decoder. It must not be used afterwards.
 func (d *Decoder) Close() { d.z.Close() }
 
-// Block writes the block of frame f, whose bytes in the file are packed, to dst, which has BlockSize bytes. from is the content
-// of the disk that f's layer starts from, which only a frame that is not Alone needs; it is read concurrently. Block returns
-// ErrCorrupt unless the block's digest is the frame's, and ErrFrom when from cannot be read; dst then holds nothing of use. A
-// from with another content than the layer's From gives ErrCorrupt as well; see References.
-func (d *Decoder) Block(dst []byte, f Frame, packed []byte, from io.ReaderAt) error {
+// Block writes the block of frame f, whose bytes in the file are packed, to dst, which has BlockSize bytes. base is what the frame may
+// refer to, which only one that is not Alone needs: the content of the disk that f's layer starts from, and for a Level above 0 what
+// Join makes of that and the disk that the layer leads to. It is read concurrently. Block returns ErrCorrupt unless the block's digest
+// is the frame's, and ErrFrom when base cannot be read; dst then holds nothing of use. A base with another content than the layer's
+// disks gives ErrCorrupt as well; see References.
+func (d *Decoder) Block(dst []byte, f Frame, packed []byte, base io.ReaderAt) error {
 	if len(packed) != f.Length {
 		return fmt.Errorf("%w: block %d: %d bytes of %d", ErrCorrupt, f.Block, len(packed), f.Length)
 	}
@@ -72,7 +73,7 @@ func (d *Decoder) Block(dst []byte, f Frame, packed []byte, from io.ReaderAt) er
 			copy(dst, out)
 		}
 	case Difference:
-		if err := d.difference(dst, f, packed, from); err != nil {
+		if err := d.difference(dst, f, packed, base); err != nil {
 			return err
 		}
 	default:
@@ -100,7 +101,7 @@ func checkPacked(f Frame, packed []byte) (*difference, []byte, error) {
 	if got := crc32.Checksum(packed, crcTable); got != f.sum {
 		return nil, nil, fmt.Errorf("%w: block %d: the frame has check sum %08x, want %08x", ErrCorrupt, f.Block, got, f.sum)
 	}
-	head, packed, err := parseDifference(packed, f.fromSize)
+	head, packed, err := parseDifference(packed, f.reach())
 	if err != nil {
 		return nil, nil, fmt.Errorf("%w: block %d: %w", ErrCorrupt, f.Block, err)
 	}
@@ -138,9 +139,15 @@ func (d *Decoder) difference(dst []byte, f Frame, packed []byte, from io.ReaderA
 	return nil
 }
 
-// References returns the numbers of the blocks of the From disk that a frame refers to, each once. When a good frame does not
-// give the right block, it is one of these that is wrong. A frame that is Alone has none, and neither has a damaged one.
-func References(f Frame, packed []byte) []int {
+// Reference names a block that a frame refers to.
+type Reference struct {
+	Block int
+	To    bool // of the disk that the layer leads to; else of the one that it starts from
+}
+
+// References returns the blocks that a frame refers to, each once. When a good frame does not give the right block, it is one of
+// these that is wrong. A frame that is Alone has none, and neither has a damaged one.
+func References(f Frame, packed []byte) []Reference {
 	if f.Codec != Difference {
 		return nil
 	}
@@ -148,18 +155,26 @@ func References(f Frame, packed []byte) []int {
 	if err != nil {
 		return nil
 	}
-	const perBlock = image.BlockSize / image.SectorSize
-	var blocks []int
-	seen := map[int]bool{}
-	for _, r := range head.refs {
-		for b := r.at / perBlock; b <= (r.end()-1)/perBlock; b++ {
-			if !seen[b] {
-				seen[b] = true
-				blocks = append(blocks, b)
+	var out []Reference
+	seen := map[Reference]bool{}
+	add := func(first, end int, to bool) {
+		for b := first / sectorsInBlock; b*sectorsInBlock < end; b++ {
+			if r := (Reference{b, to}); !seen[r] {
+				seen[r] = true
+				out = append(out, r)
 			}
 		}
 	}
-	return blocks
+	sectors := int(f.fromSize / image.SectorSize)
+	for _, r := range head.refs {
+		if r.at < sectors {
+			add(r.at, min(r.end(), sectors), false)
+		}
+		if r.end() > sectors {
+			add(max(r.at-sectors, 0), r.end()-sectors, true)
+		}
+	}
+	return out
 }
 
 // CheckBlock returns ErrCorrupt unless the digest of p, a whole block, is want. block is for the message.

@@ -24,10 +24,11 @@ const (
 
 // differ makes Difference frames. Each worker has one.
 type differ struct {
-	from    io.ReaderAt // the From disk
+	from    io.ReaderAt // the From disk, and behind it the To disk: see Join
 	size    int64       // of the From disk
 	index   func() (*similar, error)
 	similar *similar // nil until it is needed
+	fresh   *fresh
 	lzma    lzma.Encoder
 
 	old   []byte // the From disk's content of the same block
@@ -35,10 +36,10 @@ type differ struct {
 	buf   []byte
 }
 
-// newDiffer returns a differ; index gives what is similar in the From disk, which takes reading all of it.
-func newDiffer(from io.ReaderAt, size int64, index func() (*similar, error)) *differ {
+// newDiffer returns a differ between two disks; index gives what is similar in the From disk, which takes reading all of it.
+func newDiffer(from io.ReaderAt, size int64, to io.ReaderAt, index func() (*similar, error), fresh *fresh) *differ {
 	return &differ{
-		from: from, size: size, index: index,
+		from: Join(from, size, to), size: size, index: index, fresh: fresh,
 		old: make([]byte, image.BlockSize), probe: make([]byte, clusterSize),
 	}
 }
@@ -49,25 +50,32 @@ type source struct {
 	at   int // in the From disk, sectors; of copied ones
 }
 
-// encode appends the Difference frame of a block to out.
-func (d *differ) encode(out, block []byte, number int) ([]byte, error) {
+// encode appends the Difference frame of a block to out. turn calls what it is given when that was called for all blocks before.
+func (d *differ) encode(out, block []byte, number int, turn func(do func())) (frame []byte, level int, err error) {
 	if err := d.readOld(number); err != nil {
-		return nil, err
+		return nil, 0, err
 	}
 	var from [sectorsInBlock]source
 	d.findSame(block, number*sectorsInBlock, from[:])
-	similar, err := d.findElsewhere(block, number, from[:])
+	votes, err := d.findElsewhere(block, number, from[:])
 	if err != nil {
-		return nil, err
+		return nil, 0, err
+	}
+	similar, level, err := d.findFresh(block, number, from[:], votes, turn)
+	if err != nil {
+		return nil, 0, err
 	}
 	head, skip := assemble(from[:], similar)
+	if !head.refersTo(int(d.size / image.SectorSize)) {
+		level = 0
+	}
 	base := head.base() * image.SectorSize
 	if d.buf == nil {
 		d.buf = make([]byte, maxBase+image.BlockSize)
 	}
 	d.buf = d.buf[:base]
 	if err := head.readBase(d.from, d.buf); err != nil {
-		return nil, err
+		return nil, 0, err
 	}
 	at := 0
 	for _, p := range head.pieces {
@@ -81,7 +89,7 @@ func (d *differ) encode(out, block []byte, number int) ([]byte, error) {
 	if len(d.buf) > base {
 		out = d.lzma.Encode(out, d.buf, base, skip*image.SectorSize)
 	}
-	return out, nil
+	return out, level, nil
 }
 
 // readOld reads the same block of the From disk; zeros where that ends.
@@ -107,9 +115,9 @@ func (d *differ) findSame(block []byte, start int, from []source) {
 	}
 }
 
-// findElsewhere marks the clusters that were somewhere else on the From disk, and returns the ranges that look like the rest. For
+// findElsewhere marks the clusters that were somewhere else on the From disk, and returns the regions that look like the rest. For
 // a few sectors, those around where they were must do: to look everywhere means to read the whole disk.
-func (d *differ) findElsewhere(block []byte, number int, from []source) ([]span, error) {
+func (d *differ) findElsewhere(block []byte, number int, from []source) (votes map[int]int, err error) {
 	if countCoded(from) > fewSectors {
 		if d.similar == nil {
 			var err error
@@ -127,7 +135,7 @@ func (d *differ) findElsewhere(block []byte, number int, from []source) ([]span,
 
 // findMoved marks the clusters that were somewhere else.
 func (d *differ) findMoved(block []byte, from []source) error {
-	limit := int(d.size / image.SectorSize)
+	limit := int(d.size/clusterSize) * sectorsInCluster
 	next := -1 // where the From disk may go on as the block does
 	for i := 0; i < sectorsInBlock; i += sectorsInCluster {
 		if !isCoded(from[i : i+sectorsInCluster]) {
@@ -148,7 +156,7 @@ func (d *differ) findMoved(block []byte, from []source) error {
 			if i < 0 || at < 0 || !isCoded(from[i:i+sectorsInCluster]) {
 				break
 			}
-			if same, err := d.sameAt(block[i*image.SectorSize:][:clusterSize], at, limit); err != nil {
+			if same, err := d.sameAt(block[i*image.SectorSize:][:clusterSize], at); err != nil {
 				return err
 			} else if !same {
 				break
@@ -168,32 +176,28 @@ func copyCluster(from []source, at int) {
 // findCluster returns the sector at which the From disk has a cluster's content, -1 when that is not known: first at next, then
 // where the table says.
 func (d *differ) findCluster(c []byte, next, limit int) (int, error) {
-	if next >= 0 {
-		if same, err := d.sameAt(c, next, limit); same || err != nil {
+	if next >= 0 && next < limit {
+		if same, err := d.sameAt(c, next); same || err != nil {
 			return next, err
 		}
 	}
-	if n, ok := d.similar.cluster(c); ok {
-		if same, err := d.sameAt(c, n*sectorsInCluster, limit); same || err != nil {
+	if n, ok := d.similar.cluster(c); ok && n*sectorsInCluster < limit {
+		if same, err := d.sameAt(c, n*sectorsInCluster); same || err != nil {
 			return n * sectorsInCluster, err
 		}
 	}
 	return -1, nil
 }
 
-func (d *differ) sameAt(c []byte, sector, limit int) (bool, error) {
-	if sector+sectorsInCluster > limit {
-		return false, nil
-	}
+func (d *differ) sameAt(c []byte, sector int) (bool, error) {
 	err := readFrom(d.from, d.probe, int64(sector)*image.SectorSize)
 	return err == nil && bytes.Equal(c, d.probe), err
 }
 
-// findSimilar returns the ranges of the From disk, in sectors and in order, that look like what is to be coded: the surroundings
-// of where that was, and the regions that share anchors with it, those that share most first.
-func (d *differ) findSimilar(block []byte, first int, from []source, everywhere bool) []span {
-	limit := int(d.size/clusterSize) / regionClusters
-	votes := map[int]int{} // by number of the region
+// findSimilar returns the regions of the From disk, by their numbers, that look like what is to be coded: the surroundings of where
+// that was, and those that share anchors with it; and how much they do.
+func (d *differ) findSimilar(block []byte, first int, from []source, everywhere bool) map[int]int {
+	votes := map[int]int{}
 	for i := range clustersInBlock {
 		if !isCoded(from[i*sectorsInCluster:][:sectorsInCluster]) {
 			continue
@@ -204,24 +208,73 @@ func (d *differ) findSimilar(block []byte, first int, from []source, everywhere 
 		if !everywhere {
 			continue
 		}
-		d.similar.eachAnchor(block[i*clusterSize:][:clusterSize], func(h uint64) {
+		eachAnchor(block[i*clusterSize:][:clusterSize], d.similar.anchorMask, func(h uint64) {
 			if n, ok := d.similar.anchors.find(h); ok {
 				votes[n/regionClusters]++
 			}
 		})
 	}
-	regions := choose(votes, limit)
+	return votes
+}
+
+// findFresh marks the clusters that lower levels of the To disk have, and returns the ranges of both disks, in sectors and in order,
+// that look most like what is to be coded. Regions of the To disk are counted behind those of the From disk.
+func (d *differ) findFresh(block []byte, number int, from []source, votes map[int]int, turn func(do func())) ([]span, int, error) {
+	anchors, clusters := d.marks(block, number, from)
+	var l looked
+	turn(func() { l = d.fresh.turn(number, anchors, clusters) })
+	sectors := int(d.size / image.SectorSize)
+	first := number * clustersInBlock
+	for cluster, at := range l.moved {
+		i := cluster - first
+		same, err := d.sameAt(block[i*clusterSize:][:clusterSize], sectors+at*sectorsInCluster)
+		if err != nil {
+			return nil, 0, err
+		}
+		if same {
+			copyCluster(from[i*sectorsInCluster:], sectors+at*sectorsInCluster)
+		}
+	}
+	behind := int(d.size/clusterSize)/regionClusters + 2*neighbours // nothing is beside both
+	for _, s := range l.shared {
+		votes[behind+s.cluster/regionClusters] += s.weight
+	}
+	regions := choose(votes, func(r int) bool {
+		if r < behind {
+			return r >= 0 && r < behind-2*neighbours
+		}
+		block := (r - behind) * regionClusters / clustersInBlock
+		return block < number && d.fresh.levels[block] < l.level
+	})
 	slices.Sort(regions)
 	var out []span
 	for _, r := range regions {
-		s := span{r * regionClusters * sectorsInCluster, regionClusters * sectorsInCluster}
+		at := r * regionClusters * sectorsInCluster
+		if r >= behind {
+			at = sectors + (r-behind)*regionClusters*sectorsInCluster
+		}
+		s := span{at, regionClusters * sectorsInCluster}
 		if n := len(out) - 1; n >= 0 && out[n].end() == s.at {
 			out[n].n += s.n
 		} else {
 			out = append(out, s)
 		}
 	}
-	return out
+	return out, int(l.level), nil
+}
+
+// marks returns what can be found again of the clusters that are to be coded.
+func (d *differ) marks(block []byte, number int, from []source) (anchors, clusters []mark) {
+	for i := range clustersInBlock {
+		n := number*clustersInBlock + i
+		if !isCoded(from[i*sectorsInCluster:][:sectorsInCluster]) {
+			continue
+		}
+		c := block[i*clusterSize:][:clusterSize]
+		clusters = append(clusters, mark{hashCluster(c), n})
+		eachAnchor(c, freshMask, func(h uint64) { anchors = append(anchors, mark{h, n}) })
+	}
+	return anchors, clusters
 }
 
 func isCoded(s []source) bool {
@@ -240,7 +293,7 @@ func countCoded(s []source) int {
 
 // choose returns the regions with the most votes and some beside them, as many as a dictionary may have. Of regions with as many
 // votes the lower ones are taken.
-func choose(votes map[int]int, limit int) []int {
+func choose(votes map[int]int, allowed func(region int) bool) []int {
 	type vote struct{ region, n int }
 	all := make([]vote, 0, len(votes)*(2*neighbours+1))
 	beside := map[int]int{}
@@ -267,7 +320,7 @@ func choose(votes map[int]int, limit int) []int {
 		if len(out) == maxDictionary/(regionClusters*sectorsInCluster) {
 			break
 		}
-		if v.region >= 0 && v.region < limit {
+		if allowed(v.region) {
 			out = append(out, v.region)
 		}
 	}

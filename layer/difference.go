@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 
 	"disksync/image"
 )
@@ -18,7 +19,7 @@ const (
 	maxPieces = image.BlockSize / image.SectorSize
 )
 
-// span is a range of the From disk, or of what is joined of it, in sectors.
+// span is a range of what a frame may refer to (the From disk, and behind it the To disk), or of what is joined of it, in sectors.
 type span struct{ at, n int }
 
 func (s span) end() int { return s.at + s.n }
@@ -40,10 +41,10 @@ type piece struct {
 	at   int // in the base, sectors; of a copied one
 }
 
-// difference is the head of a frame of the codec Difference: the ranges of the From disk that joined are the base, and the pieces
-// that make up the block.
+// difference is the head of a frame of the codec Difference: the ranges that joined are the base, and the pieces that make up the
+// block.
 type difference struct {
-	refs   []span // where in the From disk
+	refs   []span
 	pieces []piece
 }
 
@@ -98,12 +99,11 @@ func (r *numbers) from(base, limit int) int {
 	return base + int(v)
 }
 
-// parseDifference reads the head of a frame whose layer starts from a disk of fromSize bytes. It returns the packed bytes behind
-// it.
-func parseDifference(b []byte, fromSize int64) (*difference, []byte, error) {
+// parseDifference reads the head of a frame that may refer to so many sectors. It returns the packed bytes behind it.
+func parseDifference(b []byte, sectors int) (*difference, []byte, error) {
 	r := &numbers{b: b}
 	d := &difference{}
-	if err := d.parseRefs(r, int(fromSize/image.SectorSize)); err != nil {
+	if err := d.parseRefs(r, sectors); err != nil {
 		return nil, nil, err
 	}
 	if err := d.parsePieces(r); err != nil {
@@ -147,6 +147,11 @@ func (d *difference) parsePieces(r *numbers) error {
 		return fmt.Errorf("%w: the pieces make %d sectors", errDifference, total)
 	}
 	return nil
+}
+
+// refersTo reports whether a reference is to the To disk, which is behind the From disk's sectors.
+func (d *difference) refersTo(sectors int) bool {
+	return slices.ContainsFunc(d.refs, func(r span) bool { return r.end() > sectors })
 }
 
 // base returns how many sectors the references have together.

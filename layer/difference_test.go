@@ -50,14 +50,20 @@ func applied(t testing.TB, a, packed []byte) []byte {
 	clear(b[min(len(a), int(s.Index.Size())):])
 	dec := layer.NewDecoder(1)
 	defer dec.Close()
-	for i := range s.Index.Len() {
-		f := s.Index.Frame(i)
-		frame := make([]byte, f.Length)
-		if _, err := s.R.ReadAt(frame, f.Offset); err != nil {
-			t.Fatal(err)
-		}
-		if err := dec.Block(b[f.Block*image.BlockSize:][:image.BlockSize], f, frame, memDisk(a)); err != nil {
-			t.Fatal(err)
+	base := layer.Join(memDisk(a), int64(len(a)), memDisk(b))
+	for level := range s.Index.Levels() {
+		for i := range s.Index.Len() {
+			f := s.Index.Frame(i)
+			if f.Level != level {
+				continue
+			}
+			frame := make([]byte, f.Length)
+			if _, err := s.R.ReadAt(frame, f.Offset); err != nil {
+				t.Fatal(err)
+			}
+			if err := dec.Block(b[f.Block*image.BlockSize:][:image.BlockSize], f, frame, base); err != nil {
+				t.Fatal(err)
+			}
 		}
 	}
 	return b[:s.Index.Size()]
@@ -111,6 +117,11 @@ func TestDifferences(t *testing.T) {
 				b[i] ^= 0x55
 			}
 		}), 30000},
+		{"the same new content in many places", edit(func(b []byte) {
+			for i := range 10 {
+				copy(b[i*block+4096*(50+i)+i:], code(100_000, 77))
+			}
+		}), 90_000},
 		{"grown", append(bytes.Clone(a), make([]byte, 3*block+512)...), 400},
 		{"grown with content", append(bytes.Clone(a), a[:block+1024]...), 1500},
 		{"shrunk", a[:4*block+1536], 400},
@@ -166,7 +177,7 @@ func drawEdited(t *rapid.T, a []byte) []byte {
 	for range rapid.IntRange(0, 6).Draw(t, "edits") {
 		n := rapid.IntRange(1, min(len(a), len(b))).Draw(t, "n")
 		to := rapid.IntRange(0, len(b)-n).Draw(t, "to")
-		switch rapid.IntRange(0, 3).Draw(t, "what") {
+		switch rapid.IntRange(0, 4).Draw(t, "what") {
 		case 0:
 			from := rapid.IntRange(0, len(a)-n).Draw(t, "from")
 			copy(b[to:to+n], a[from:])
@@ -175,6 +186,11 @@ func drawEdited(t *rapid.T, a []byte) []byte {
 			copy(b[to&^4095:], a[from:from+n])
 		case 2:
 			clear(b[to : to+n])
+		case 3:
+			fresh := code(min(n, 30_000), uint64(n%3)) // some of it in several places
+			copy(b[to:to+n], fresh)
+			copy(b[to/2:], fresh)
+			copy(b[to/3&^4095:], fresh)
 		default:
 			copy(b[to:to+min(n, 100)], code(100, uint64(n)))
 		}

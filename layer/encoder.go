@@ -72,6 +72,7 @@ func Encode(ctx context.Context, w io.Writer, from image.State, disk Disk, o Enc
 	}
 	e.similar = sync.OnceValues(func() (*similar, error) { return newSimilar(ctx, o.FromDisk, from, o.Workers) })
 	e.fromSize = from.Size
+	e.fresh = newFresh(disk.Size())
 	e.state = image.State{Size: disk.Size(), Blocks: make([]image.Digest, image.BlockCount(disk.Size()))}
 	if err := e.write(header()); err != nil {
 		return Result{}, err
@@ -93,15 +94,19 @@ type encoder struct {
 
 	fromSize int64
 	similar  func() (*similar, error) // what is similar in the From disk
+	fresh    *fresh
 }
 
 // job is one block on its way through the workers. The channel done is closed when the fields behind it are set.
 type job struct {
 	block int
 	done  chan struct{}
+	// before is closed when all blocks before have had their turn to be looked at, turned when this one has.
+	before, turned chan struct{}
 
 	digest image.Digest
 	codec  Codec
+	level  int
 	frame  []byte
 	same   bool
 	err    error
@@ -152,6 +157,8 @@ func (e *encoder) run(ctx context.Context) error {
 func (e *encoder) feed(ctx context.Context, todo, order chan<- *job) error {
 	holes, _ := e.disk.(DataSeeker)
 	data := int64(0) // nothing but zeros between the current block and here
+	before := make(chan struct{})
+	close(before)
 	for block := range e.state.Blocks {
 		start := int64(block) * image.BlockSize
 		if holes != nil && data <= start {
@@ -172,6 +179,8 @@ func (e *encoder) feed(ctx context.Context, todo, order chan<- *job) error {
 			}
 			continue
 		}
+		j.before, j.turned = before, make(chan struct{})
+		before = j.turned
 		if !send(ctx, order, j) || !send(ctx, todo, j) {
 			// A job that the writer waits for must be answered.
 			j.err = ctx.Err()
@@ -204,11 +213,23 @@ func (e *encoder) work(todo <-chan *job) {
 	}
 	p := &packer{block: block, zstd: z}
 	if e.o.FromDisk != nil {
-		p.differ = newDiffer(e.o.FromDisk, e.fromSize, e.similar)
+		p.differ = newDiffer(e.o.FromDisk, e.fromSize, e.disk, e.similar, e.fresh)
 	}
 	for j := range todo {
 		j.err = e.encode(j, p)
+		j.turn(func() {})
 		close(j.done)
+	}
+}
+
+// turn calls do when all blocks before had their turn; the first time, for a block has one turn.
+func (j *job) turn(do func()) {
+	<-j.before
+	select {
+	case <-j.turned:
+	default:
+		do()
+		close(j.turned)
 	}
 }
 
@@ -236,7 +257,7 @@ func (e *encoder) encode(j *job, p *packer) error {
 	if p.differ != nil {
 		j.codec = Difference
 		var err error
-		if j.frame, err = p.differ.encode(j.frame, p.block, j.block); err != nil {
+		if j.frame, j.level, err = p.differ.encode(j.frame, p.block, j.block, j.turn); err != nil {
 			return err
 		}
 	} else {
@@ -244,7 +265,7 @@ func (e *encoder) encode(j *job, p *packer) error {
 	}
 	// What saves next to nothing is not worth unpacking.
 	if len(j.frame) > image.BlockSize-image.BlockSize/64 {
-		j.codec, j.frame = Stored, append(j.frame[:0], p.block...)
+		j.codec, j.level, j.frame = Stored, 0, append(j.frame[:0], p.block...)
 	}
 	return nil
 }
@@ -268,7 +289,7 @@ func (e *encoder) emit(j *job) error {
 	}
 	b := make([]byte, frameEntrySize)
 	binary.BigEndian.PutUint32(b, uint32(j.block))
-	b[4] = byte(j.codec)
+	b[4], b[5] = byte(j.codec), byte(j.level)
 	if j.codec == Difference {
 		binary.BigEndian.PutUint32(b[8:], crc32.Checksum(j.frame, crcTable))
 	}

@@ -21,6 +21,9 @@ const (
 	frameEntrySize  = 56
 	formatVersion   = 1
 
+	// MaxLevel bounds how many frames have to be unpacked one after the other to give a block.
+	MaxLevel = 7
+
 	fileMagic    = "\x89DSL\r\n\x1a\n"
 	indexMagic   = "DSLINDEX"
 	trailerMagic = "DSLTRAIL"
@@ -53,9 +56,12 @@ type Frame struct {
 	Length int          // of the frame in the file, bytes
 	Offset int64        // in the file
 	Digest image.Digest // of the block that results
+	// Level is above that of every frame of the same layer whose block this one refers to: the frames of level 0, which refer to no
+	// other, come first, and those of the highest level last. At most MaxLevel.
+	Level int
 
-	fromSize int64  // of the layer's From disk
-	sum      uint32 // of the frame's bytes; of a Difference
+	fromSize, size int64  // of the layer's disks
+	sum            uint32 // of the frame's bytes; of a Difference
 }
 
 // Alone reports whether the frame's bytes give the block without anything else, rather than with ranges of the From disk.
@@ -135,7 +141,10 @@ func (x *Index) checkFrames() error {
 			return fmt.Errorf("frame %d: block %d after %d", i, f.Block, last)
 		}
 		last = f.Block
-		if e[5] != 0 || e[6] != 0 || e[7] != 0 || f.sum != 0 && f.Codec != Difference || f.Offset != offset {
+		if f.Level > MaxLevel || f.Level > 0 && f.Codec != Difference {
+			return fmt.Errorf("frame %d: codec %d on level %d", i, f.Codec, f.Level)
+		}
+		if e[6] != 0 || e[7] != 0 || f.sum != 0 && f.Codec != Difference || f.Offset != offset {
 			return fmt.Errorf("frame %d: entry does not continue the one before", i)
 		}
 		if err := x.checkFrame(f); err != nil {
@@ -195,7 +204,7 @@ func (x *Index) Len() int { return x.frames }
 func (x *Index) Frame(i int) Frame {
 	e := x.entry(i)
 	f := Frame{
-		Block: int(be32(e)), Codec: Codec(e[4]), fromSize: x.fromSize, sum: be32(e[8:]),
+		Block: int(be32(e)), Codec: Codec(e[4]), Level: int(e[5]), fromSize: x.fromSize, size: x.size, sum: be32(e[8:]),
 		Length: int(be32(e[12:])), Offset: int64(binary.BigEndian.Uint64(e[16:])),
 	}
 	copy(f.Digest[:], e[24:])
@@ -220,6 +229,15 @@ func (x *Index) Refers() bool {
 		}
 	}
 	return false
+}
+
+// Levels returns how many levels the frames have; 1 where none refers to another's block.
+func (x *Index) Levels() int {
+	n := 1
+	for i := range x.frames {
+		n = max(n, int(x.entry(i)[5])+1)
+	}
+	return n
 }
 
 // IndexOffset returns where the index is in the layer's file: behind the last frame.

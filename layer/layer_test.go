@@ -255,7 +255,7 @@ func TestVerifyFindsEveryFlip(t *testing.T) {
 		bad[f.Offset+int64(f.Length)/2] ^= 0x10
 		var mu sync.Mutex
 		var got []int
-		err := layer.Verify(context.Background(), bytes.NewReader(bad), x, nil, func(f layer.Frame, err error) error {
+		err := layer.Verify(context.Background(), bytes.NewReader(bad), x, nil, nil, func(f layer.Frame, err error) error {
 			if err != nil {
 				mu.Lock()
 				got = append(got, f.Block)
@@ -287,7 +287,7 @@ func TestPartIsUsable(t *testing.T) {
 		t.Errorf("index of a part: %v", err)
 	}
 	var good atomic.Int32
-	err := layer.Verify(context.Background(), bytes.NewReader(part), x, nil, func(_ layer.Frame, err error) error {
+	err := layer.Verify(context.Background(), bytes.NewReader(part), x, nil, nil, func(_ layer.Frame, err error) error {
 		if err == nil {
 			good.Add(1)
 		}

@@ -28,6 +28,7 @@ type Scratch interface {
 // for concurrent use.
 type Reader struct {
 	path    []Source
+	from    io.ReaderAt // the disk that path starts from; nil when that is nothing
 	size    int64
 	scratch Scratch
 	dec     *Decoder
@@ -59,9 +60,13 @@ func NewReader(path []Source, scratch Scratch) (*Reader, error) {
 		}
 		at, size = s.Index.To(), s.Index.Size()
 	}
+	return newReader(path, nil, size, scratch), nil
+}
+
+func newReader(path []Source, from io.ReaderAt, size int64, scratch Scratch) *Reader {
 	return &Reader{
-		path: path, size: size, scratch: scratch, dec: NewDecoder(runtime.GOMAXPROCS(0)), blocks: map[place]*unpacked{},
-	}, nil
+		path: path, from: from, size: size, scratch: scratch, dec: NewDecoder(runtime.GOMAXPROCS(0)), blocks: map[place]*unpacked{},
+	}
 }
 
 // Size returns the size of the disk in bytes.
@@ -105,9 +110,24 @@ func (r *Reader) find(top, block int) (at int, f Frame, ok bool) {
 type version struct {
 	r   *Reader
 	top int
+	// below is the level that the frames of the top layer must be below, so that no frame needs itself.
+	below int
 }
 
-func (r *Reader) disk(top int) io.ReaderAt { return version{r, top} }
+func (r *Reader) disk(top int) io.ReaderAt {
+	if top < 0 && r.from != nil {
+		return r.from
+	}
+	return version{r, top, MaxLevel + 1}
+}
+
+// base returns what a frame of layer i may refer to.
+func (r *Reader) base(i int, f Frame) io.ReaderAt {
+	if f.Level == 0 {
+		return r.disk(i - 1)
+	}
+	return Join(r.disk(i-1), r.path[i].Index.FromSize(), version{r, i, f.Level})
+}
 
 // ReadAt implements io.ReaderAt.
 func (v version) ReadAt(p []byte, off int64) (int, error) {
@@ -137,8 +157,10 @@ func (v version) ReadAt(p []byte, off int64) (int, error) {
 func (v version) read(p []byte, block int, in int64) error {
 	i, f, ok := v.r.find(v.top, block)
 	if !ok {
-		clear(p)
-		return nil
+		return v.r.readBelow(p, int64(block)*image.BlockSize+in, f)
+	}
+	if i == v.top && f.Level >= v.below {
+		return fmt.Errorf("%w: block %d is referred to by one that it may need itself", ErrCorrupt, block)
 	}
 	slot, err := v.r.unpack(i, f)
 	if err != nil {
@@ -147,6 +169,19 @@ func (v version) read(p []byte, block int, in int64) error {
 	if _, err := v.r.scratch.ReadAt(p, slot*image.BlockSize+in); err != nil {
 		return fmt.Errorf("read back block %d: %w", block, err)
 	}
+	return nil
+}
+
+// readBelow reads what no layer of the path has: f says that it became zero, or is nothing.
+func (r *Reader) readBelow(p []byte, off int64, f Frame) error {
+	n := 0
+	if first := r.path[0].Index; r.from != nil && f == (Frame{}) && off < first.FromSize() {
+		n = int(min(int64(len(p)), first.FromSize()-off))
+		if err := readFrom(r.from, p[:n], off); err != nil {
+			return err
+		}
+	}
+	clear(p[n:])
 	return nil
 }
 
@@ -177,7 +212,7 @@ func (r *Reader) decode(i int, f Frame, slot int64) error {
 	if err := readFull(r.path[i].R, packed, f.Offset); err != nil {
 		return fmt.Errorf("block %d: %w", f.Block, err)
 	}
-	if err := r.dec.Block(data, f, packed, r.disk(i-1)); err != nil {
+	if err := r.dec.Block(data, f, packed, r.base(i, f)); err != nil {
 		return err
 	}
 	if _, err := r.scratch.WriteAt(data, slot*image.BlockSize); err != nil {
@@ -196,12 +231,17 @@ func (r *Reader) prepare(i int, f Frame) error {
 	if err := readFull(r.path[i].R, packed, f.Offset); err != nil {
 		return fmt.Errorf("block %d: %w", f.Block, err)
 	}
-	blocks := References(f, packed)
-	for _, block := range blocks {
-		if j, g, ok := r.find(i-1, block); ok {
-			if _, err := r.unpack(j, g); err != nil {
-				return err
-			}
+	for _, ref := range References(f, packed) {
+		top := i - 1
+		if ref.To {
+			top = i
+		}
+		j, g, ok := r.find(top, ref.Block)
+		if !ok || j == i && g.Level >= f.Level {
+			continue // zeros, or what reading it will tell
+		}
+		if _, err := r.unpack(j, g); err != nil {
+			return err
 		}
 	}
 	return nil

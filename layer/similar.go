@@ -119,7 +119,7 @@ func (s *similar) addBlock(b []byte, block int) {
 		if h := hashCluster(c); h&s.clusterMask == 0 {
 			s.clusters.add(h, n)
 		}
-		s.eachAnchor(c, func(h uint64) { s.anchors.add(h, n) })
+		eachAnchor(c, s.anchorMask, func(h uint64) { s.anchors.add(h, n) })
 	}
 }
 
@@ -142,12 +142,15 @@ func (s *similar) cluster(c []byte) (cluster int, ok bool) {
 	return s.clusters.find(h)
 }
 
-// eachAnchor calls do with the hash of each anchor in p.
-func (s *similar) eachAnchor(p []byte, do func(h uint64)) {
+// freshMask is that of the anchors of new content.
+const freshMask = (1<<anchorSpacing - 1) << (64 - anchorSpacing)
+
+// eachAnchor calls do with the hash of each anchor in p: where the rolling hash has zeros in mask.
+func eachAnchor(p []byte, mask uint64, do func(h uint64)) {
 	var h, last uint64
 	for i, c := range p {
 		h = h<<windowShift + gear[c]
-		if h&s.anchorMask == 0 && i >= windowSize && h != last {
+		if h&mask == 0 && i >= windowSize && h != last {
 			last = h // runs of one byte say nothing
 			do(h * 0xff51afd7ed558ccd)
 		}

@@ -12,13 +12,14 @@ import (
 )
 
 // Verify reads the frames of the layer x from r in the order of the file and decodes each on all processors, with from, the
-// disk that the layer starts from. Where that is nil, of a frame that is not Alone only the check sum of its own bytes is
-// compared. Verify calls visit with each frame and the error of reading or checking it, nil for a good one, from several
-// goroutines at once; visit's own error ends the work and is returned.
-func Verify(ctx context.Context, r io.ReaderAt, x *Index, from io.ReaderAt, visit func(f Frame, err error) error) error {
+// disk that the layer starts from, and scratch for the blocks that frames refer to, when the layer has several Levels. Where from is
+// nil, of a frame that is not Alone only the check sum of its own bytes is compared. Verify calls visit with each frame and the error of
+// reading or checking it, nil for a good one, from several goroutines at once; visit's own error ends the work and is returned.
+func Verify(ctx context.Context, r io.ReaderAt, x *Index, from io.ReaderAt, scratch Scratch, visit func(f Frame, err error) error) error {
 	workers := runtime.GOMAXPROCS(0)
-	dec := NewDecoder(workers)
-	defer dec.Close()
+	rd := newReader([]Source{{x, r}}, from, x.Size(), scratch)
+	defer rd.Close()
+	top := x.Levels() - 1
 	type buffers struct{ packed, block []byte }
 	free := make(chan buffers, 2*workers) // bounds the bytes in flight
 	for range min(cap(free), x.Len()) {
@@ -41,10 +42,15 @@ func Verify(ctx context.Context, r io.ReaderAt, x *Index, from io.ReaderAt, visi
 			if readErr != nil {
 				return visit(f, fmt.Errorf("block %d: %w", f.Block, readErr))
 			}
-			if from == nil {
-				return visit(f, dec.Check(b.block, f, packed))
+			switch {
+			case from == nil:
+				return visit(f, rd.dec.Check(b.block, f, packed))
+			case f.Level < top:
+				// Those above may need it; it is unpacked once.
+				_, err := rd.unpack(0, f)
+				return visit(f, err)
 			}
-			return visit(f, dec.Block(b.block, f, packed, from))
+			return visit(f, rd.dec.Block(b.block, f, packed, rd.base(0, f)))
 		})
 	}
 	return waitCause(g, ctx)

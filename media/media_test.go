@@ -116,7 +116,7 @@ func nameOf(t *testing.T, dir string, id image.LayerID) string {
 func (s *shop) checkPath(t *testing.T, v image.Version, paths []layer.Source) {
 	t.Helper()
 	for _, p := range paths {
-		if err := layer.Verify(t.Context(), p.R, p.Index, nil, func(_ layer.Frame, err error) error { return err }); err != nil {
+		if err := layer.Verify(t.Context(), p.R, p.Index, nil, nil, func(_ layer.Frame, err error) error { return err }); err != nil {
 			t.Errorf("layer %s: %v", p.Index.ID().Short(), err)
 		}
 	}

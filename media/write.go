@@ -327,7 +327,7 @@ func (w *writer) check(ctx context.Context, name string, f api.MediaFile) (int, 
 	var mu sync.Mutex
 	done := int64(0)
 	// The disks that differences start from need not be unpacked for this: their frames have check sums.
-	err = layer.Verify(ctx, in, x, nil, func(fr layer.Frame, err error) error {
+	err = layer.Verify(ctx, in, x, nil, nil, func(fr layer.Frame, err error) error {
 		mu.Lock()
 		defer mu.Unlock()
 		done += int64(fr.Length)

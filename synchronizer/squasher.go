@@ -201,7 +201,12 @@ func (m *squasher) pack(ctx context.Context, f durable.File) (*layer.Index, erro
 	if _, err := x.Apply(m.from); err != nil {
 		return nil, err
 	}
-	return x, layer.Verify(ctx, f, x, o.FromDisk, func(_ layer.Frame, err error) error { return err })
+	scratch, err := m.scratch()
+	if err != nil {
+		return nil, err
+	}
+	defer scratch.Close()
+	return x, layer.Verify(ctx, f, x, o.FromDisk, scratch, func(_ layer.Frame, err error) error { return err })
 }
 
 // enter names the layer and makes it an edge of the image.

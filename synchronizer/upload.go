@@ -359,6 +359,7 @@ func (s *Server) storeUpload(ctx context.Context, id image.LayerID, u *upload) e
 // verifyLayer checks every frame of a layer. progress is told of each one's length, from several goroutines.
 func (s *Server) verifyLayer(ctx context.Context, f io.ReaderAt, x *layer.Index, progress func(n int64)) error {
 	var from io.ReaderAt
+	var scratch durable.File
 	if x.Refers() {
 		d, err := s.openState(ctx, x.From())
 		if err != nil {
@@ -366,8 +367,12 @@ func (s *Server) verifyLayer(ctx context.Context, f io.ReaderAt, x *layer.Index,
 		}
 		defer d.Close()
 		from = d
+		if scratch, err = s.scratch(); err != nil {
+			return err
+		}
+		defer scratch.Close()
 	}
-	return layer.Verify(ctx, f, x, from, func(fr layer.Frame, err error) error {
+	return layer.Verify(ctx, f, x, from, scratch, func(fr layer.Frame, err error) error {
 		progress(int64(fr.Length))
 		return err
 	})
