@@ -43,7 +43,7 @@ func (p *part) open(s *Store, x *layer.Index, below []*vhd.Image) error {
 	f, err := s.fsys.OpenWrite(partFile(p.id))
 	if err == nil {
 		p.file = f
-		f.Direct()
+		p.direct()
 		if err = p.resume(x, below); err == nil {
 			return nil
 		}
@@ -97,7 +97,7 @@ func (p *part) create(s *Store, x *layer.Index, below []*vhd.Image) error {
 		return err
 	}
 	p.file = f
-	f.Direct()
+	p.direct()
 	o := vhd.CreateOptions{Size: x.Size(), UUID: p.id, Timestamp: vhd.TimestampOf(s.now())}
 	if !x.From().IsZero() {
 		base := image.VHDUUID(x.From())
@@ -121,6 +121,14 @@ func (p *part) Close() {
 	}
 	if p.parents != nil {
 		p.parents.Close()
+	}
+}
+
+// direct has a full image written straight to the disk. Of a difference frames may refer to what was just written, which had better be
+// in memory still.
+func (p *part) direct() {
+	if p.parents == nil {
+		p.file.Direct()
 	}
 }
 

@@ -4,8 +4,22 @@ package lzma
 // the prices that literals, lengths and distances have by then.
 func (e *Encoder) parse(pos int) {
 	e.prices.update(&e.model)
+	lone := 0 // literals in a row before pos
 	for pos < len(e.buf) {
+		if lone >= noiseAfter {
+			n := e.noise(pos)
+			if lone = 0; n == noiseRun {
+				lone = noiseAfter
+			}
+			pos += n
+			continue
+		}
 		n := e.search(pos)
+		if n == 1 && e.nodes[1].op == opLiteral {
+			lone++
+		} else {
+			lone = 0
+		}
 		if n == 0 {
 			e.step(pos, e.nice, e.niceOp)
 			e.skip(pos, e.nice)
@@ -18,6 +32,31 @@ func (e *Encoder) parse(pos int) {
 			e.prices.update(&e.model)
 		}
 	}
+}
+
+const (
+	// noiseAfter is how many literals in a row are taken for noise: what was packed or encrypted before. Nothing else has so many.
+	noiseAfter = 256
+	// noiseRun is how many bytes of noise are coded in one go, and noiseStep how far apart a long match is looked for in them.
+	noiseRun, noiseStep = 256, 8
+)
+
+// noise codes literals, up to a long match that begins within noiseRun bytes, and returns how many. Matches are looked for and places
+// taken into the tables here and there only.
+func (e *Encoder) noise(pos int) int {
+	end := min(pos+noiseRun, len(e.buf))
+	for at := pos; at < end; at++ {
+		if (at-pos)%noiseStep == 0 {
+			e.ready = max(e.ready, at)
+			if e.find(at, true); e.longest() >= longMatch {
+				return at - pos
+			}
+			e.insert(at + 2)
+		}
+		e.literalAt(at)
+	}
+	e.ready = max(e.ready, end)
+	return end - pos
 }
 
 // walk codes the way to the node at end.
