@@ -56,6 +56,8 @@ var rules = map[string]rule{
 	"cmd/vhd-util": {"image vhd vhd/vhdfile internal/cli internal/durable internal/problem internal/progress internal/release",
 		"github.com/spf13/cobra"},
 
+	"volume/iso9660":    {"volume", ""},
+	"volume/udf":        {"volume", ""},
 	"volume/volumetest": {"volume", ""},
 
 	"internal/arch": {"", ""},
@@ -82,7 +84,7 @@ var rules = map[string]rule{
 }
 
 // pure packages take readers and bytes and return values: no files, no network, no clock, no logging.
-var pure = []string{"image", "vhd", "layer", "api", "diskmap", "volume", "internal/lzma"}
+var pure = []string{"image", "vhd", "layer", "api", "diskmap", "volume", "volume/iso9660", "volume/udf", "internal/lzma"}
 
 var notPure = []string{"os", "net", "net/http", "log", "log/slog", "os/exec", "syscall"}
 
@@ -187,7 +189,7 @@ var naming = []string{
 
 // mayName are packages whose files are not persistent: what they make is gone with the test, the demonstration or the benchmark.
 var mayName = []string{"internal/durable", "internal/testkit", "internal/testkit/lab", "internal/testkit/privbus", "internal/testkit/script", "internal/bench", "internal/demo",
-	"internal/demodisk"}
+	"internal/demodisk", "volume/volumetest"}
 
 func TestOnlyDurableNamesFiles(t *testing.T) {
 	for _, s := range sources(t) {
