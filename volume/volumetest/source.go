@@ -43,8 +43,11 @@ func Source(t testing.TB, options ...Option) string {
 	for _, size := range []int{0, 1, 100, 511, 512, 2047, 2048, 2049, 4096, 70_000, 3 << 20} {
 		put(fmt.Sprintf("sizes/%d.bin", size), size)
 	}
-	for i, name := range []string{"größe.vhd", "日本語.vhd", "two words.vhd", "Semi;colon", "no ending", ".hidden", strings.Repeat("long", 15)} {
+	for i, name := range []string{"größe.vhd", "日本語.vhd", "two words.vhd", "no ending", ".hidden", strings.Repeat("long", 15)} {
 		put("names/"+name, 300+i)
+	}
+	if !without(NoSemicolon) {
+		put("names/Semi;colon", 400)
 	}
 	if !without(NoPlanes) {
 		put("names/🎉 party.vhd", 5000)
@@ -54,7 +57,10 @@ func Source(t testing.TB, options ...Option) string {
 			put(fmt.Sprintf("many/file number %d.txt", i), i%50)
 		}
 	}
-	put("a/b/c/d/e/f/g/h/i/j/k/deep.bin", 5000)
+	put("a/b/c/d/e/f.bin", 4000)
+	if !without(NoDeep) {
+		put("a/b/c/d/e/f/g/h/i/j/k/deep.bin", 5000)
+	}
 	if err := os.Mkdir(filepath.Join(dir, "nothing"), 0o755); err != nil {
 		t.Fatal(err)
 	}
@@ -74,7 +80,9 @@ type Option int
 
 // What a source may be without.
 const (
-	NoLinks  Option = iota + 1 // hard and symbolic links
-	NoPlanes                   // names with characters beyond the first 65,536
-	NoMany                     // the folder with many names
+	NoLinks     Option = iota + 1 // hard and symbolic links
+	NoPlanes                      // names with characters beyond the first 65,536
+	NoMany                        // the folder with many names
+	NoDeep                        // more than eight folders within one another
+	NoSemicolon                   // a name with a semicolon
 )

@@ -90,7 +90,9 @@ func compareFile(t *testing.T, tree volume.Tree, e volume.Entry, name, file stri
 		t.Errorf("%s: %d bytes are listed, %d are in it, want %d", name, e.Size, got.Size(), st.Size())
 		return
 	}
-	a, b := make([]byte, 1<<20), make([]byte, 1<<20)
+	const most, random = 1 << 20, 70_000
+	n := min(most, max(random, st.Size()))
+	a, b := make([]byte, n), make([]byte, n)
 	same := func(off int64, n int) bool {
 		k, err := got.ReadAt(a[:n], off)
 		m, _ := want.ReadAt(b[:n], off)
@@ -106,7 +108,7 @@ func compareFile(t *testing.T, tree volume.Tree, e volume.Entry, name, file stri
 		}
 	}
 	for range 20 {
-		if !same(rnd.Int64N(st.Size()+1), rnd.IntN(70_000)) {
+		if !same(rnd.Int64N(st.Size()+1), rnd.IntN(random)) {
 			return
 		}
 	}

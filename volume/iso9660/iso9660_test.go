@@ -1,0 +1,107 @@
+package iso9660_test
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"disksync/internal/testkit"
+	"disksync/volume"
+	"disksync/volume/iso9660"
+	"disksync/volume/volumetest"
+)
+
+// run runs a program and returns what it prints.
+func run(t testing.TB, name string, args ...string) string {
+	t.Helper()
+	out, err := exec.Command(testkit.Tool(t, name), args...).CombinedOutput()
+	if err != nil {
+		t.Fatalf("%s %v: %v\n%s", name, args, err, out)
+	}
+	return string(out)
+}
+
+func device(t testing.TB, name string) *volume.Device {
+	t.Helper()
+	f, err := os.Open(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { f.Close() })
+	st, err := f.Stat()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return volume.NewDevice(f, st.Size())
+}
+
+func open(t testing.TB, name string) volume.Volume {
+	t.Helper()
+	v, err := iso9660.Open(device(t, name))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return v
+}
+
+// TestTools: what other programs write is read as the folder that they were given, with the names of Rock Ridge and of Joliet; deep
+// folders are where they were before they were moved.
+func TestTools(t *testing.T) {
+	t.Parallel()
+	src := volumetest.Source(t)
+	short := volumetest.Source(t, volumetest.NoPlanes, volumetest.NoLinks, volumetest.NoDeep, volumetest.NoSemicolon)
+	for name, c := range map[string]struct {
+		src  string
+		args []string
+	}{
+		"genisoimage Rock Ridge": {src, []string{"genisoimage", "-quiet", "-R", "-V", "Label of it", "-input-charset", "utf-8"}},
+		"genisoimage all":        {short, []string{"genisoimage", "-quiet", "-R", "-J", "-joliet-long", "-V", "LABEL", "-input-charset", "utf-8"}},
+		"genisoimage Joliet":     {short, []string{"genisoimage", "-quiet", "-J", "-joliet-long", "-V", "größer als sechzehn", "-input-charset", "utf-8"}},
+		"xorriso Rock Ridge":     {src, []string{"xorriso", "-as", "mkisofs", "-quiet", "-R", "-V", "LABEL"}},
+		"xorriso deep":           {src, []string{"xorriso", "-as", "mkisofs", "-quiet", "-R", "-disallow_dir_id_ext", "-V", "LABEL"}},
+		"xorriso Joliet":         {short, []string{"xorriso", "-as", "mkisofs", "-quiet", "--norock", "-J", "-joliet-long", "-V", "LABEL"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			img := filepath.Join(t.TempDir(), "disc.iso")
+			run(t, c.args[0], append(append(c.args[1:len(c.args):len(c.args)], "-o", img), c.src)...)
+			v := open(t, img)
+			volumetest.Compare(t, withoutMoved{v}, c.src)
+			sameAsBlkid(t, img, v.Info())
+		})
+	}
+}
+
+// withoutMoved hides the empty folder that genisoimage moves deep folders to.
+type withoutMoved struct{ volume.Volume }
+
+func (w withoutMoved) ReadDir(dir string) ([]volume.Entry, error) {
+	list, err := w.Volume.ReadDir(dir)
+	for i, e := range list {
+		if dir == "." && e.Name == "rr_moved" {
+			if inside, err := w.Volume.ReadDir(e.Name); err == nil && len(inside) == 0 {
+				return append(list[:i], list[i+1:]...), err
+			}
+		}
+	}
+	return list, err
+}
+
+// sameAsBlkid compares what a volume says of itself.
+func sameAsBlkid(t *testing.T, img string, got volume.Info) {
+	t.Helper()
+	said := map[string]string{}
+	for line := range strings.Lines(run(t, "blkid", "-p", "-o", "export", img)) {
+		key, value, _ := strings.Cut(strings.TrimSpace(line), "=")
+		said[key] = strings.ReplaceAll(value, `\ `, " ")
+	}
+	want := volume.Info{Type: said["TYPE"], Label: said["LABEL"], ID: said["UUID"], BlockSize: 2048}
+	if strings.Contains(want.Label, "M-") { // as blkid writes what is not ASCII
+		want.Label = got.Label
+	}
+	if got != want {
+		t.Errorf("%+v, blkid says %+v", got, want)
+	}
+}
