@@ -16,16 +16,17 @@ import (
 
 // plan is what a volume shall be like.
 type plan struct {
-	blockSize int
-	kind      string // of partition: "physical", "sparable", "vat 1.50", "vat 2.00", "metadata"
-	alloc     uint16 // of files: 0 short, 1 long, 2 extended, 3 inside if there is room
-	extended  bool   // extended file entries
-	chain     bool   // strategy 4096
-	piece     int    // blocks of an extent at most
-	perBlock  int    // allocation descriptors of a block at most, then comes the next
-	holes     bool   // blocks of zeros are not allocated
-	use       int    // bytes of implementation use with each name
-	loop      bool   // the root is in itself, under the name "loop"
+	blockSize  int
+	kind       string // of partition: "physical", "sparable", "vat 1.50", "vat 2.00", "metadata"
+	alloc      uint16 // of files: 0 short, 1 long, 2 extended, 3 inside if there is room
+	extended   bool   // extended file entries
+	chain      bool   // strategy 4096
+	piece      int    // blocks of an extent at most
+	perBlock   int    // allocation descriptors of a block at most, then comes the next
+	holes      bool   // blocks of zeros are not allocated
+	use        int    // bytes of implementation use with each name
+	metaBlocks int    // of the metadata file, 3000 if it is 0
+	loop       bool   // the root is in itself, under the name "loop"
 }
 
 type place struct {
@@ -50,7 +51,6 @@ const (
 	partitionStart  = 320
 	sparedPackets   = 40
 	packetBlocks    = 32
-	metaBlocks      = 3000
 )
 
 var le = binary.LittleEndian
@@ -64,6 +64,9 @@ func build(t testing.TB, p plan, src string) string {
 		t.Fatal(err)
 	}
 	defer f.Close()
+	if p.metaBlocks == 0 {
+		p.metaBlocks = 3000
+	}
 	b := &builder{t: t, plan: p, f: f}
 	if p.kind == "metadata" {
 		b.reserveMetadata()
@@ -131,7 +134,7 @@ func (b *builder) sector(n int64, p []byte) {
 // reserveMetadata puts the metadata file into pieces of 7 blocks, and its mirror into others.
 func (b *builder) reserveMetadata() {
 	b.next = 2 // their file entries
-	for len(b.meta) < metaBlocks {
+	for len(b.meta) < b.metaBlocks {
 		for range 7 {
 			b.meta = append(b.meta, b.block())
 		}
