@@ -3,12 +3,15 @@ package udf_test
 import (
 	"bytes"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"io"
 	"os"
 	"path/filepath"
 	"testing"
 	"unicode/utf16"
+
+	"golang.org/x/sys/unix"
 )
 
 // No program here makes metadata partitions, tables of virtual blocks with files, moved packets, chains of file entries, extended
@@ -78,14 +81,14 @@ func build(t testing.TB, p plan, src string) string {
 	copy(d[400:], longAD(0, b.blockSize, root))
 	b.put(set, tagged(256, d, set.block))
 	b.folder(root, src, root)
+	if p.kind[0] == 'v' {
+		b.writeVAT()
+	}
 	end := b.next
 	if p.kind == "sparable" {
 		end = b.spare()
 	}
 	b.describe(set, end)
-	if p.kind[0] == 'v' {
-		b.writeVAT()
-	}
 	return name
 }
 
@@ -329,7 +332,12 @@ func (b *builder) content(at place, kind uint8, size int64, r io.Reader) {
 		if kind == 4 && b.kind == "metadata" {
 			n = int(min(left, int64(b.blockSize)))
 		}
-		if _, err := io.ReadFull(r, p[:n]); err != nil {
+		if f, ok := r.(*os.File); ok && allHole(f, size-left, n) {
+			clear(p)
+			if _, err := f.Seek(int64(n), io.SeekCurrent); err != nil {
+				b.t.Fatal(err)
+			}
+		} else if _, err := io.ReadFull(r, p[:n]); err != nil {
 			b.t.Fatal(err)
 		}
 		clear(p[n:])
@@ -368,6 +376,13 @@ func (b *builder) content(at place, kind uint8, size int64, r io.Reader) {
 	b.entry(at, kind, size, alloc, adSize, ads)
 }
 
+// allHole reports whether nothing was ever written to n bytes of a file.
+func allHole(f *os.File, off int64, n int) bool {
+	next, err := unix.Seek(int(f.Fd()), off, unix.SEEK_DATA)
+	_, err2 := f.Seek(off, io.SeekStart)
+	return err2 == nil && (errors.Is(err, unix.ENXIO) || err == nil && next >= off+int64(n))
+}
+
 // folder writes a folder with all that is in it.
 func (b *builder) folder(at place, dir string, parent place) {
 	list, err := os.ReadDir(dir)
@@ -401,7 +416,7 @@ func (b *builder) folder(at place, dir string, parent place) {
 			f.Close()
 		default: // a symbolic link
 			data = append(data, b.identifier(0, e.Name(), child)...)
-			b.entry(child, 12, 4, 3, 1, []byte{5, 0, 0, 0})
+			b.entry(child, 12, 6, 3, 1, []byte{5, 2, 0, 0, 8, 'x'})
 		}
 	}
 	b.content(at, 4, int64(len(data)), bytes.NewReader(data))
@@ -436,10 +451,10 @@ func (b *builder) identifier(characteristics byte, name string, at place) []byte
 // the end of the partition.
 func (b *builder) spare() uint32 {
 	end := (b.next + packetBlocks - 1) / packetBlocks * packetBlocks
-	to := int64(partitionStart) + int64(end) + 2*8 // behind the tables
+	to := int64(partitionStart) + int64(end) + 2 // behind the tables
 	rubbish := bytes.Repeat([]byte("rubbish."), packetBlocks*b.blockSize/8)
 	p := make([]byte, len(rubbish))
-	table := make([]byte, 8*b.blockSize)
+	table := make([]byte, b.blockSize)
 	copy(table[17:], "*UDF Sparing Table")
 	n := 0
 	for packet := uint32(0); packet < end && n < sparedPackets; packet += 3 * packetBlocks {
@@ -456,10 +471,10 @@ func (b *builder) spare() uint32 {
 	le.PutUint32(table[56+8*n:], 0xffffffff)
 	le.PutUint16(table[48:], uint16(n+1))
 	le.PutUint32(table[52:], 8)
-	b.sector(int64(partitionStart+end+8), tagged(0, bytes.Clone(table), partitionStart+end+8))
+	b.sector(int64(partitionStart+end), tagged(0, bytes.Clone(table), partitionStart+end))
 	le.PutUint16(table[48:], 0) // the older one knows of none
 	le.PutUint32(table[52:], 7)
-	b.sector(int64(partitionStart+end), tagged(0, table, partitionStart+end))
+	b.sector(int64(partitionStart+end+1), tagged(0, table, partitionStart+end+1))
 	return end
 }
 
@@ -528,9 +543,9 @@ func (b *builder) maps(end uint32) []byte {
 		copy(m[5:], "*UDF Sparable Partition")
 		le.PutUint16(m[40:], packetBlocks)
 		m[42] = 2
-		le.PutUint32(m[44:], uint32(8*b.blockSize))
+		le.PutUint32(m[44:], uint32(b.blockSize))
 		le.PutUint32(m[48:], partitionStart+end)
-		le.PutUint32(m[52:], partitionStart+end+8)
+		le.PutUint32(m[52:], partitionStart+end+1)
 		return m
 	case b.kind == "metadata":
 		copy(m[5:], "*UDF Metadata Partition")
@@ -542,6 +557,10 @@ func (b *builder) maps(end uint32) []byte {
 		return append(plain, m...)
 	case b.kind[0] == 'v':
 		copy(m[5:], "*UDF Virtual Partition")
+		le.PutUint16(m[28:], 0x150)
+		if b.kind == "vat 2.00" {
+			le.PutUint16(m[28:], 0x200)
+		}
 		return append(plain, m...)
 	}
 	return plain

@@ -166,6 +166,41 @@ func TestVATBehind(t *testing.T) {
 	}
 }
 
+// TestSparing: of the sparing tables the newest counts, wherever it is; one is enough, without any the volume is refused.
+func TestSparing(t *testing.T) {
+	t.Parallel()
+	src, p := few(t), kinds[2]
+	img := load(t, build(t, p, src))
+	bs := p.blockSize
+	first := bytes.Index(img, []byte("*UDF Sparing Table")) - 17
+	table := func(from, to int) []byte {
+		b := bytes.Clone(img[first+from*bs:][:bs])
+		return tagged(0, b, uint32(first/bs+to))
+	}
+	newer, older, none := table(0, 0), table(1, 1), make([]byte, bs)
+	for name, c := range map[string]struct {
+		tables [2][]byte
+		ok     bool
+	}{
+		"newer first": {[2][]byte{newer, older}, true},
+		"older first": {[2][]byte{table(1, 0), table(0, 1)}, true},
+		"first only":  {[2][]byte{newer, none}, true},
+		"second only": {[2][]byte{none, table(0, 1)}, true},
+		"none":        {[2][]byte{none, none}, false},
+	} {
+		b := bytes.Clone(img)
+		copy(b[first:], c.tables[0])
+		copy(b[first+bs:], c.tables[1])
+		v, err := udf.Open(inMemory(b))
+		if (err == nil) != c.ok || err != nil && !errors.Is(err, volume.ErrDamaged) {
+			t.Errorf("%s: %v", name, err)
+		}
+		if err == nil {
+			volumetest.Compare(t, v, src)
+		}
+	}
+}
+
 // TestHoles: what was not recorded reads as zeros.
 func TestHoles(t *testing.T) {
 	t.Parallel()
