@@ -285,6 +285,46 @@ func TestPacked(t *testing.T) {
 	}
 }
 
+// scratched is a device on which some bytes cannot be read.
+type scratched struct {
+	*bytes.Reader
+	from, to int64
+}
+
+var errScratch = errors.New("scratch")
+
+func (s scratched) ReadAt(p []byte, off int64) (int, error) {
+	if off < s.to && off+int64(len(p)) > s.from {
+		return 0, errScratch
+	}
+	return s.Reader.ReadAt(p, off)
+}
+
+// TestScratch: a sector that cannot be read costs the names that lie in it, and its error is the device's.
+func TestScratch(t *testing.T) {
+	t.Parallel()
+	src, img := t.TempDir(), filepath.Join(t.TempDir(), "disc.iso")
+	for i := range 300 {
+		if err := os.WriteFile(filepath.Join(src, fmt.Sprintf("file%03d", i)), []byte("content"), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	run(t, "genisoimage", "-quiet", "-o", img, src)
+	b, err := os.ReadFile(img)
+	if err != nil {
+		t.Fatal(err)
+	}
+	at := int64(bytes.Index(b, []byte("FILE150")))
+	v, err := iso9660.Open(volume.NewDevice(scratched{bytes.NewReader(b), at, at + 1}, int64(len(b))))
+	if err != nil {
+		t.Fatal(err)
+	}
+	list, err := v.ReadDir(".")
+	if !errors.Is(err, errScratch) || len(list) >= 300 || len(list) < 300-50 {
+		t.Errorf("%d names, %v", len(list), err)
+	}
+}
+
 // TestMutate: damage anywhere is an error or other content, never a panic, a hang, or much memory.
 func TestMutate(t *testing.T) {
 	t.Parallel()

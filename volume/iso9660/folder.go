@@ -85,13 +85,22 @@ func (l *lister) read(at node) error {
 	f := volume.NewFile(l.v.d, x, at.size, at.size)
 	start, _ := x.At(0)
 	buf := make([]byte, min(chunk, at.size))
+	bad := false // something could not be read: sectors are read one by one
 	for off := int64(0); off < at.size; {
 		p := buf[:min(chunk-(max(start, 0)+off)%sector, at.size-off)]
 		if err := l.b.Spend(int64(len(p))); err != nil {
 			return err
 		}
+		if bad {
+			p = p[:min(sector-(max(start, 0)+off)%sector, int64(len(p)))]
+		}
 		if _, err := f.ReadAt(p, off); err != nil {
-			return err
+			if bad { // that sector is lost, and no other
+				l.damaged(err)
+				off += int64(len(p))
+			}
+			bad = true
+			continue
 		}
 		for len(p) > 0 {
 			n := min(sector-(max(start, 0)+off)%sector, int64(len(p)))

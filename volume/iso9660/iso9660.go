@@ -10,7 +10,6 @@ package iso9660
 
 import (
 	"cmp"
-	"errors"
 	"fmt"
 	"io/fs"
 
@@ -81,18 +80,11 @@ func Open(d *volume.Device) (volume.Volume, error) {
 		}
 		errPlain = cmp.Or(errPlain, err)
 	}
-	if errors.Is(errPlain, volume.ErrLimit) || errors.Is(errPlain, volume.ErrDamaged) && len(v.listed(b)) > 0 {
-		return v, nil // what can be read of it, and listing it tells
-	}
-	if errPlain != nil {
+	// Of a damaged root folder what can be read is given, and listing it tells the rest.
+	if f, _ := v.folder(b, v.root); errPlain != nil && len(f.items) == 0 {
 		return nil, fmt.Errorf("the root folder: %w", errPlain)
 	}
 	return v, nil
-}
-
-func (v *reader) listed(b *volume.Budget) []item {
-	f, _ := v.folder(b, v.root)
-	return f.items
 }
 
 func (v *reader) Info() volume.Info { return v.info }

@@ -3,6 +3,7 @@ package udf_test
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -256,6 +257,58 @@ func TestNames(t *testing.T) {
 		if _, err := v.ReadDir(name); !errors.Is(err, fs.ErrNotExist) {
 			t.Errorf("list %s: %v", name, err)
 		}
+	}
+}
+
+// scratched is a device on which some bytes cannot be read.
+type scratched struct {
+	*bytes.Reader
+	from, to int64
+}
+
+var errScratch = errors.New("scratch")
+
+func (s scratched) ReadAt(p []byte, off int64) (int, error) {
+	if off < s.to && off+int64(len(p)) > s.from {
+		return 0, errScratch
+	}
+	return s.Reader.ReadAt(p, off)
+}
+
+// TestScratch: a block that cannot be read costs the names or the file that lie in it, and its error is the device's.
+func TestScratch(t *testing.T) {
+	t.Parallel()
+	src := t.TempDir()
+	for i := range 100 {
+		if err := os.WriteFile(filepath.Join(src, fmt.Sprintf("file %03d", i)), []byte("content"), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	img := load(t, build(t, plan{blockSize: 512, kind: "physical", alloc: 0}, src))
+	list := func(from, to int64) (names int, err error) {
+		v, err := udf.Open(volume.NewDevice(scratched{bytes.NewReader(img), from, to}, int64(len(img))))
+		if err != nil {
+			return 0, err
+		}
+		entries, err := v.ReadDir(".")
+		return len(entries), err
+	}
+	if n, err := list(0, 0); n != 100 || err != nil {
+		t.Fatal(n, err)
+	}
+	name := int64(bytes.Index(img, []byte("file 050")))
+	entry := int64(partitionStart+2+2*7) * 512 // that of some file
+	for what, c := range map[string]struct {
+		at   int64
+		most int // names that may be lost
+	}{"names": {name, 12}, "file entry": {entry, 1}} {
+		n, err := list(c.at, c.at+1)
+		if !errors.Is(err, errScratch) || n >= 100 || n < 100-c.most {
+			t.Errorf("%s: %d names, %v", what, n, err)
+		}
+	}
+	if _, err := list(256*512, 256*512+1); !errors.Is(err, errScratch) {
+		t.Errorf("the anchor: %v", err)
 	}
 }
 

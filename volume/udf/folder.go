@@ -1,6 +1,7 @@
 package udf
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 
@@ -70,10 +71,10 @@ func (v *reader) folderIn(b *volume.Budget, at address, mirror bool) folder {
 	if err != nil {
 		return folder{err: err}
 	}
-	s := &stream{b: b, f: volume.NewFile(v.d, x, e.size, e.size), left: e.size, buf: make([]byte, min(e.size, 2*maxIdentifier))}
+	s := &stream{bs: v.bs, b: b, f: volume.NewFile(v.d, x, e.size, e.size), left: e.size, buf: make([]byte, min(e.size, 2*maxIdentifier))}
 	var out folder
 	seen := map[string]bool{}
-	out.err = s.identifiers(v.bs, func(x identifier) error {
+	out.err = s.identifiers(func(x identifier) error {
 		switch {
 		case !volume.ValidName(x.name):
 			return nil
@@ -91,12 +92,14 @@ func (v *reader) folderIn(b *volume.Budget, at address, mirror bool) folder {
 
 // stream reads the content of a folder in ascending order.
 type stream struct {
+	bs   int64
 	b    *volume.Budget
 	f    volume.File
 	off  int64  // of what comes after have
 	left int64  // bytes from off on
 	buf  []byte // memory
 	have []byte // read and not yet used; part of buf
+	bad  error  // the first of what could not be read
 }
 
 // fill sees to it that have holds a whole descriptor, if there is one.
@@ -111,15 +114,33 @@ func (s *stream) fill() error {
 		return err
 	}
 	if _, err := s.f.ReadAt(s.buf[k:k+int(n)], s.off); err != nil {
-		return err
+		if err := s.fillByBlock(s.buf[k : k+int(n)]); err != nil {
+			return err
+		}
 	}
 	s.have, s.off, s.left = s.buf[:k+int(n)], s.off+n, s.left-n
 	return nil
 }
 
+// fillByBlock reads what could not be read at once. Blocks that cannot be read are zeros, which is no descriptor.
+func (s *stream) fillByBlock(p []byte) error {
+	if err := s.b.Spend(int64(len(p))); err != nil {
+		return err
+	}
+	for off := s.off; len(p) > 0; {
+		n := min(s.bs-off%s.bs, int64(len(p)))
+		if _, err := s.f.ReadAt(p[:n], off); err != nil {
+			s.bad = cmp.Or(s.bad, err)
+			clear(p[:n])
+		}
+		p, off = p[n:], off+n
+	}
+	return nil
+}
+
 // identifiers calls do for each name that is neither deleted nor hidden. Where a descriptor is damaged, it goes on with the next one that is whole,
 // and returns the first error in the end; do's errors likewise, unless they are about a limit, which ends it.
-func (s *stream) identifiers(blockSize int64, do func(identifier) error) error {
+func (s *stream) identifiers(do func(identifier) error) error {
 	var first error
 	lost := false // between a damaged descriptor and the next whole one
 	for {
@@ -127,11 +148,11 @@ func (s *stream) identifiers(blockSize int64, do func(identifier) error) error {
 			return err
 		}
 		if len(s.have) == 0 {
-			return first
+			return cmp.Or(s.bad, first)
 		}
 		x, n, err := readIdentifier(s.have, lost)
 		if err != nil {
-			if s.left == 0 && int64(len(s.have)) < blockSize && allZero(s.have) {
+			if s.left == 0 && s.bad == nil && int64(len(s.have)) < s.bs && allZero(s.have) {
 				return first // some writers fill the last block
 			}
 			if first == nil {
