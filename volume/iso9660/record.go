@@ -53,7 +53,7 @@ func (v *reader) nodeOf(r record) (node, error) {
 	switch {
 	case r.unit != 0 || r.gap != 0:
 		n.refused = volume.Unsupported("a file that is interleaved with others")
-	case r.set != v.set && r.bytes > 0:
+	case r.set != v.set && r.set != 0 && r.bytes > 0: // some writers leave it 0
 		n.refused = volume.Unsupported("the content is on disc %d of a set", r.set)
 	}
 	if n.dir && n.refused != nil {

@@ -350,6 +350,7 @@ func healAll(b []byte) {
 func FuzzOpen(f *testing.F) {
 	src := hollow(f)
 	for _, p := range kinds {
+		p.blockSize = 512 // small inputs
 		f.Add(load(f, build(f, p, src)))
 	}
 	f.Fuzz(func(t *testing.T, b []byte) {
