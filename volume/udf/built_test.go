@@ -26,7 +26,7 @@ func TestBuilt(t *testing.T) {
 		t.Run(p.String(), func(t *testing.T) {
 			t.Parallel()
 			src := src
-			if p.blockSize == 2048 && (p.chain || p.alloc == 3) {
+			if p.blockSize == 2048 && p.kind == "metadata" {
 				src = many
 			}
 			volumetest.Compare(t, open(t, build(t, p, src)), src)
