@@ -52,6 +52,7 @@ type Info struct {
 	Label     string `json:"label,omitempty"` // as it was given, without padding
 	ID        string `json:"id,omitempty"`    // the file system's UUID or serial number, as blkid writes it
 	BlockSize int    `json:"block_size"`      // bytes of the unit in which content lies on the device
+	Note      string `json:"note,omitempty"`  // what is doubtful about it, for people
 }
 
 // Volume is one file system.

@@ -58,7 +58,10 @@ var rules = map[string]rule{
 
 	"volume/iso9660":    {"volume", ""},
 	"volume/udf":        {"volume", ""},
-	"volume/volumetest": {"volume", ""},
+	"volume/volumetest": {"volume internal/testkit", ""},
+	"volume/exfat":      {"volume volume/fat", ""},
+	"volume/ext":        {"volume", ""},
+	"volume/fat":        {"volume", ""},
 
 	"internal/arch": {"", ""},
 	"internal/bench": {"api deploy diskmap endpoint image layer media publish internal/durable internal/progress",
@@ -84,7 +87,7 @@ var rules = map[string]rule{
 }
 
 // pure packages take readers and bytes and return values: no files, no network, no clock, no logging.
-var pure = []string{"image", "vhd", "layer", "api", "diskmap", "volume", "volume/iso9660", "volume/udf", "internal/lzma"}
+var pure = []string{"image", "vhd", "layer", "api", "diskmap", "volume", "volume/iso9660", "volume/udf", "internal/lzma", "volume/exfat", "volume/ext", "volume/fat"}
 
 var notPure = []string{"os", "net", "net/http", "log", "log/slog", "os/exec", "syscall"}
 
