@@ -17,13 +17,12 @@ var kinds = []struct {
 	args string
 }{
 	{"fat12", 15, "-F 12 -s 8"},
-	{"fat12-small", 16, "-F 12 -s 64"},
 	{"fat16", 64, "-F 16"},
 	{"fat16-one-fat", 64, "-F 16 -f 1 -r 1024"},
 	{"fat16-4k-sectors", 300, "-F 16 -S 4096"},
 	{"fat32", 64, "-F 32"},
 	{"fat32-small-clusters", 64, "-F 32 -s 1"},
-	{"fat32-large-clusters", 128, "-F 32 -s 128"},
+	{"fat32-large-clusters", 4400, "-F 32 -s 128"},
 	{"fat32-4k-sectors", 300, "-F 32 -S 4096 -s 1"},
 }
 
@@ -41,7 +40,7 @@ func fill(t testing.TB, img, src string) {
 func TestFAT(t *testing.T) {
 	t.Parallel()
 	src := t.TempDir()
-	volumetest.Files(t, src)
+	volumetest.Files(t, src, 150)
 	for _, k := range kinds {
 		t.Run(k.name, func(t *testing.T) {
 			t.Parallel()

@@ -127,14 +127,18 @@ func Put(t testing.TB, dir, name string, n int64) {
 	}
 }
 
-// Files fills a folder with what every file system can hold: no bytes and many, names of all kinds, deep folders and full ones.
-func Files(t testing.TB, dir string) {
+// Planes is a name with letters beyond the first 65,536.
+const Planes = "names/letters 🜲 of other planes 🚀.bin"
+
+// Files fills a folder with what every file system can hold: no bytes and many, names of all kinds, deep folders, and one with so
+// many files.
+func Files(t testing.TB, dir string, many int) {
 	t.Helper()
 	for _, n := range []int64{0, 1, 511, 512, 513, 4095, 4096, 4097, 65536, 1_000_003} {
 		Put(t, dir, fmt.Sprintf("size %d", n), n)
 	}
 	for _, name := range []string{
-		"kurz.txt", "GROSS.TXT", "Mixed.Case", "ein langer Name, mit Kommas.vhd", "Ärger über Größe", "日本語のファイル名", "emoji 🜲 🚀.bin",
+		"kurz.txt", "GROSS.TXT", "Mixed.Case", "ein langer Name, mit Kommas.vhd", "Ärger über Größe", "日本語のファイル名",
 		"no.dots.at.all.vhd.gz", "a+b=[c]; d", strings.Repeat("ä", 120), "x", ".hidden", "tilde~1",
 	} {
 		Put(t, dir, "names/"+name, 1000)
@@ -143,7 +147,7 @@ func Files(t testing.TB, dir string) {
 	if err := os.Mkdir(filepath.Join(dir, "empty folder"), 0o755); err != nil {
 		t.Fatal(err)
 	}
-	for i := range 2000 {
+	for i := range many {
 		Put(t, dir, fmt.Sprintf("many/%d is its number", i), int64(i%3))
 	}
 }
