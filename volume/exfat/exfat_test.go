@@ -30,7 +30,7 @@ func TestExFAT(t *testing.T) {
 				}
 			}
 			volumetest.Run(t, "mkfs.exfat", append(strings.Fields(args), "-L", "MEDIUM ÄÖ", img)...)
-			volumetest.Mounted(t, func(dir string) { copyTree(t, src, dir) }, "mount.exfat-fuse", img)
+			volumetest.Mounted(t, func(dir string) { copyTree(t, src, dir) }, "mount.exfat-fuse", volumetest.Loop(t, img))
 			v := volumetest.Open(t, img, exfat.Open)
 			volumetest.Compare(t, v, src)
 			info := v.Info()
