@@ -151,3 +151,23 @@ func Files(t testing.TB, dir string, many int) {
 		Put(t, dir, fmt.Sprintf("many/%d is its number", i), int64(i%3))
 	}
 }
+
+// ReadSequentially measures how fast the first n bytes of a file are read, a MiB at once.
+func ReadSequentially(b *testing.B, v volume.Tree, name string, n int64) {
+	b.Helper()
+	f, err := v.Open(name)
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer f.Close()
+	n = min(n, f.Size()&^(1<<20-1))
+	p := make([]byte, 1<<20)
+	b.SetBytes(n)
+	for b.Loop() {
+		for off := int64(0); off < n; off += int64(len(p)) {
+			if _, err := f.ReadAt(p, off); err != nil {
+				b.Fatal(err)
+			}
+		}
+	}
+}
