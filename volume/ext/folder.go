@@ -44,7 +44,7 @@ func (v *Volume) readFolder(dir uint32, add func(volume.Item[uint32]) error) err
 		if _, err := f.ReadAt(block, off); err != nil {
 			return err
 		}
-		if err := l.block(block); err != nil {
+		if err := l.block(block, off == 0 && n.flags()&flagIndex != 0); err != nil {
 			return err
 		}
 	}
@@ -84,11 +84,13 @@ func (l *lister) inline(f volume.File) error {
 	return l.damage
 }
 
-// block takes the entries of a block. One with a checksum ends in what looks like a free entry of its length.
-func (l *lister) block(b []byte) error {
+// block takes the entries of a block. One with a checksum ends in what looks like a free entry of its length. Blocks of an index
+// have another checksum, and may end in what was there before; besides the root, they are one free entry.
+func (l *lister) block(b []byte, indexRoot bool) error {
 	const tailBytes, tailType = 12, 0xde
 	le := binary.LittleEndian
-	if tail := b[len(b)-tailBytes:]; l.v.super.RO&ROMetadataCsum != 0 && le.Uint32(tail) == 0 && le.Uint32(tail[4:]) == tailType<<24|tailBytes {
+	isIndex := indexRoot || le.Uint32(b) == 0 && l.length(le.Uint16(b[4:])) == len(b)
+	if tail := b[len(b)-tailBytes:]; !isIndex && l.v.super.RO&ROMetadataCsum != 0 && le.Uint32(tail) == 0 && le.Uint32(tail[4:]) == tailType<<24|tailBytes {
 		if Castagnoli(l.seed, b[:len(b)-tailBytes]) != le.Uint32(tail[8:]) {
 			l.damaged(volume.Damaged("the checksum of a folder is wrong"))
 			return nil
@@ -149,16 +151,15 @@ func (l *lister) entry(number uint32, name string, kind byte) error {
 			l.damaged(err)
 			return nil
 		}
-		switch n.Mode() & modeType {
-		case modeFolder:
-			it.Dir = true
-		case modeFile:
+		switch mode := n.Mode() & modeType; {
+		case mode == modeFile:
 			it.Size = int64(min(n.Size(), volume.MaxFile))
-		default:
+		case kind == typeFile:
+			l.damaged(volume.Damaged("inode %d is no regular file, though its folder says so", number))
 			return nil
-		}
-		if it.Dir != (kind == typeFolder) && kind != typeUnknown {
-			l.damaged(volume.Damaged("inode %d is not what its folder says", number))
+		case mode == modeFolder:
+			it.Dir = true
+		default:
 			return nil
 		}
 	}

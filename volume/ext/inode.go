@@ -8,6 +8,7 @@ import (
 const (
 	flagCompressed = 0x4
 	flagEncrypted  = 0x800
+	flagIndex      = 0x1000
 	flagExtents    = 0x80000
 	flagInline     = 0x10000000
 )
