@@ -4,22 +4,14 @@ import (
 	"encoding/binary"
 	"slices"
 	"strings"
+
+	exfatfs "disksync/volume/exfat"
 )
 
 const (
-	entryBytes = 32
+	entryBytes = exfatfs.EntryBytes
 	// maxFolderBytes bounds the memory for one folder: half a million entries.
 	maxFolderBytes = 16 << 20
-
-	exEnd    = 0x00
-	exBitmap = 0x81
-	exUpcase = 0x82
-	exLabel  = 0x83
-	exFile   = 0x85
-	exGUID   = 0xa0
-	exStream = 0xc0
-	exName   = 0xc1
-	exInUse  = 0x80
 )
 
 // allocation is what an entry says about clusters.
@@ -35,7 +27,7 @@ func parseAllocation(e []byte) allocation {
 
 // readMap finds the map in the root folder, and reads it.
 func (v *exfat) readMap() error {
-	root, err := v.fat.chain(v.root, maxRootClusters)
+	root, err := v.fat.chain(int64(v.Root), maxRootClusters)
 	if err != nil {
 		return err
 	}
@@ -46,13 +38,13 @@ func (v *exfat) readMap() error {
 	if err := root.readAt(b, 0); err != nil {
 		return err
 	}
-	for ; len(b) >= entryBytes && b[0] != exEnd; b = b[entryBytes:] {
-		if b[0] != exBitmap || b[1]&1 != 0 {
+	for ; len(b) >= entryBytes && b[0] != exfatfs.TypeEnd; b = b[entryBytes:] {
+		if b[0] != exfatfs.TypeBitmap || b[1]&1 != 0 {
 			continue
 		}
 		a := parseAllocation(b)
 		a.inOnePiece = false // flags of this entry mean something else
-		if a.size != (v.clusters+7)/8 {
+		if a.size != (v.Clusters+7)/8 {
 			break
 		}
 		s, err := v.clustersOf(a)
@@ -67,19 +59,19 @@ func (v *exfat) readMap() error {
 // clustersOf returns the clusters of a file.
 func (v *exfat) clustersOf(a allocation) (*stream, error) {
 	bad := keep("the clusters of a file make no sense")
-	s := &stream{region: v.region, cluster: v.cluster, base: v.dataAt}
-	if a.size < 0 || a.size > v.clusters*v.cluster || a.size > 0 && (a.first < firstCluster || a.first >= v.clusters+firstCluster) {
+	s := &stream{region: v.region, cluster: v.Cluster, base: v.DataAt}
+	if a.size < 0 || a.size > v.Clusters*v.Cluster || a.size > 0 && (a.first < firstCluster || a.first >= v.Clusters+firstCluster) {
 		return nil, bad
 	}
-	n := (a.size + v.cluster - 1) / v.cluster
+	n := (a.size + v.Cluster - 1) / v.Cluster
 	if a.inOnePiece && n > 0 {
 		s.runs = []run{{a.first - firstCluster, n}}
-		if a.first-firstCluster+n > v.clusters {
+		if a.first-firstCluster+n > v.Clusters {
 			return nil, bad
 		}
 	} else {
 		for c := a.first; n > 0; n-- {
-			if c < firstCluster || c >= v.clusters+firstCluster {
+			if c < firstCluster || c >= v.Clusters+firstCluster {
 				return nil, bad
 			}
 			if !s.add(c - firstCluster) {
@@ -113,7 +105,7 @@ func (v *exfat) claim(s *stream) error {
 // walk goes through all folders, and returns the files whose content means nothing any more. Each folder has clusters of its own,
 // so it ends.
 func (v *exfat) walk() ([]*stream, error) {
-	root, err := v.fat.chain(v.root, maxRootClusters)
+	root, err := v.fat.chain(int64(v.Root), maxRootClusters)
 	if err != nil {
 		return nil, err
 	}
@@ -132,7 +124,7 @@ func (v *exfat) walk() ([]*stream, error) {
 		if err := folder.readAt(b, 0); err != nil {
 			return nil, err
 		}
-		for len(b) >= entryBytes && b[0] != exEnd {
+		for len(b) >= entryBytes && b[0] != exfatfs.TypeEnd {
 			n, err := v.entrySet(b, i == 0, &folders, &gone)
 			if err != nil {
 				return nil, err
@@ -146,9 +138,9 @@ func (v *exfat) walk() ([]*stream, error) {
 // entrySet takes the entry that b begins with, and those that belong to it, and returns how many they are.
 func (v *exfat) entrySet(b []byte, inRoot bool, folders, gone *[]*stream) (int, error) {
 	switch kind := b[0]; {
-	case kind&exInUse == 0 || kind == exLabel || kind == exGUID:
+	case kind&exfatfs.InUse == 0 || kind == exfatfs.TypeLabel || kind == exfatfs.TypeGUID:
 		return 1, nil
-	case kind == exBitmap || kind == exUpcase:
+	case kind == exfatfs.TypeBitmap || kind == exfatfs.TypeUpcase:
 		a := parseAllocation(b)
 		a.inOnePiece = false
 		s, err := v.clustersOf(a)
@@ -156,18 +148,18 @@ func (v *exfat) entrySet(b []byte, inRoot bool, folders, gone *[]*stream) (int, 
 			return 0, err
 		}
 		return 1, v.claim(s)
-	case kind != exFile:
+	case kind != exfatfs.TypeFile:
 		return 0, keep("it has entries of a kind that is not known")
 	}
-	n := int(b[1]) + 1
-	if n < 3 || n*entryBytes > len(b) || b[entryBytes] != exStream || setSum(b[:n*entryBytes]) != binary.LittleEndian.Uint16(b[2:]) {
+	n, ok := exfatfs.SetOK(b)
+	if !ok {
 		return 0, keep("an entry of a folder is damaged")
 	}
 	const isFolder = 0x10
-	name := setName(b[:n*entryBytes])
+	name := strings.ToLower(utf16String(exfatfs.SetName(b[:n*entryBytes])))
 	for i := 1; i < n; i++ {
 		e := b[i*entryBytes:][:entryBytes]
-		if e[1]&1 == 0 || e[0] == exName { // no clusters can be its own
+		if e[1]&1 == 0 || e[0] == exfatfs.TypeName { // no clusters can be its own
 			continue
 		}
 		s, err := v.clustersOf(parseAllocation(e))
@@ -201,27 +193,4 @@ func (v *exfat) awake(name string, s *stream) error {
 		return err
 	}
 	return sleeping(head)
-}
-
-// setSum returns the checksum of the entries of a file.
-func setSum(b []byte) uint16 {
-	var sum uint16
-	for i, c := range b {
-		if i != 2 && i != 3 {
-			sum = sum<<15 | sum>>1 + uint16(c)
-		}
-	}
-	return sum
-}
-
-// setName returns the name of a file, in small letters.
-func setName(b []byte) string {
-	length := 2 * int(b[entryBytes+3])
-	var name []byte
-	for e := b[2*entryBytes:]; len(e) >= entryBytes; e = e[entryBytes:] {
-		if e[0] == exName {
-			name = append(name, e[2:entryBytes]...)
-		}
-	}
-	return strings.ToLower(utf16String(name[:min(length, len(name))]))
 }

@@ -4,6 +4,8 @@ import (
 	"encoding/binary"
 	"slices"
 	"strings"
+
+	fatfs "disksync/volume/fat"
 )
 
 const (
@@ -15,76 +17,41 @@ const (
 )
 
 // bits returns the length of an entry of the FAT.
-func (f *fat) bits() int64 {
-	switch f.kind {
-	case FAT12:
-		return 12
-	case FAT16:
-		return 16
-	default:
-		return 32
-	}
-}
+func (f *fat) bits() int64 { return f.Kind.EntryBits() }
 
 // entry returns an entry of the FAT. It keeps the piece of the FAT that it read last.
 func (f *fat) entry(i int64) (uint32, error) {
-	at, width := i*f.bits()/8, max(f.bits()/8, 2)
+	at, width := f.Kind.EntryAt(i)
 	if at < f.tableAt || at+width > f.tableAt+int64(len(f.table)) {
 		if f.jumps++; f.jumps > maxJumps {
 			return 0, keep("its files are in too many pieces")
 		}
 		f.tableAt = at &^ 3
-		f.table = make([]byte, min(tablePiece, f.fatBytes-f.tableAt))
-		if err := f.read(f.table, f.fatAt+f.tableAt); err != nil {
+		f.table = make([]byte, min(tablePiece, f.FATBytes-f.tableAt))
+		if err := f.read(f.table, f.FATAt+f.tableAt); err != nil {
 			return 0, err
 		}
 	}
-	return f.decode(f.table[at-f.tableAt:], i), nil
+	return f.Kind.Entry(f.table[at-f.tableAt:], i), nil
 }
-
-// decode reads the entry i from the place where it begins.
-func (f *fat) decode(b []byte, i int64) uint32 {
-	switch f.kind {
-	case FAT12:
-		return uint32(binary.LittleEndian.Uint16(b)) >> (4 * (i % 2)) & 0xfff
-	case FAT16:
-		return uint32(binary.LittleEndian.Uint16(b))
-	case ExFAT:
-		return binary.LittleEndian.Uint32(b)
-	default:
-		return binary.LittleEndian.Uint32(b) & 0x0fffffff
-	}
-}
-
-// marks returns the least entry that ends a file. The one before marks a cluster that cannot be used.
-func (f *fat) marks() uint32 {
-	bits := f.bits()
-	if f.kind == FAT32 {
-		bits = 28
-	}
-	return uint32(1<<bits - 8)
-}
-
-func (f *fat) last(e uint32) bool { return e >= f.marks() }
-func (f *fat) bad(e uint32) bool  { return e == f.marks()-1 }
 
 // readMap goes through the FAT: an entry of zero means that a cluster is free.
 func (f *fat) readMap() error {
 	const step = 2 << 10 // entries; a whole number of bytes in each kind
 	b := make([]byte, 0, 4*step)
-	end := f.clusters + firstCluster
+	end := f.Clusters + firstCluster
 	for first := int64(0); first < end; first += step {
 		n := min(step, end-first)
 		b = b[:(n*f.bits()+7)/8]
-		if err := f.read(b, f.fatAt+first*f.bits()/8); err != nil {
+		if err := f.read(b, f.FATAt+first*f.bits()/8); err != nil {
 			return err
 		}
 		for i := max(first, firstCluster); i < first+n; i++ {
-			e := f.decode(b[(i-first)*f.bits()/8:], i)
+			e := f.Kind.Entry(b[(i-first)*f.bits()/8:], i)
 			switch {
 			case e == 0:
 				f.z.set(i-firstCluster, i-firstCluster+1, true)
-			case e == 1 || int64(e) >= end && !f.last(e) && !f.bad(e):
+			case e == 1 || int64(e) >= end && !f.Kind.Last(e) && !f.Kind.Bad(e):
 				return keep("its FAT makes no sense")
 			}
 		}
@@ -94,18 +61,18 @@ func (f *fat) readMap() error {
 
 // count compares how much is free with what the volume says, where it does.
 func (f *fat) count() error {
-	if f.kind != FAT32 {
+	if f.Kind != fatfs.FAT32 {
 		return nil
 	}
 	le := binary.LittleEndian
-	at := int64(le.Uint16(f.boot[48:]))
+	at := int64(le.Uint16(f.raw[48:]))
 	if at == 0 || at == 0xffff {
 		return nil
 	}
-	if at*f.sector >= f.fatAt {
+	if at*f.Sector >= f.FATAt {
 		return keep("its boot sector makes no sense")
 	}
-	b, err := f.bytes(at*f.sector, sector)
+	b, err := f.bytes(at*f.Sector, sector)
 	if err != nil {
 		return err
 	}
@@ -120,10 +87,10 @@ func (f *fat) count() error {
 
 // chain returns the clusters of a file, at most limit of them. A file that goes in circles has more.
 func (f *fat) chain(first, limit int64) (*stream, error) {
-	s := &stream{region: f.region, cluster: f.cluster, base: f.dataAt}
+	s := &stream{region: f.region, cluster: f.Cluster, base: f.DataAt}
 	for c, n := first, int64(0); ; n++ {
 		at := c - firstCluster
-		if n == limit || at < 0 || at >= f.clusters || f.z != nil && !f.z.holds(at, at+1) {
+		if n == limit || at < 0 || at >= f.Clusters || f.z != nil && !f.z.holds(at, at+1) {
 			return nil, keep("the clusters of a file make no sense")
 		}
 		if !s.add(at) {
@@ -133,7 +100,7 @@ func (f *fat) chain(first, limit int64) (*stream, error) {
 		if err != nil {
 			return nil, err
 		}
-		if f.last(e) {
+		if f.Kind.Last(e) {
 			return s, nil
 		}
 		c = int64(e)
@@ -153,10 +120,10 @@ func (f *stream) add(at int64) bool {
 
 // root returns the root folder.
 func (f *fat) root() ([]byte, error) {
-	if f.kind != FAT32 {
-		return f.bytes(f.rootAt, f.rootLen)
+	if f.Kind != fatfs.FAT32 {
+		return f.bytes(f.RootAt, f.RootLen)
 	}
-	s, err := f.chain(int64(binary.LittleEndian.Uint32(f.boot[44:])), maxRootClusters)
+	s, err := f.chain(int64(f.Root), maxRootClusters)
 	if err != nil {
 		return nil, err
 	}
@@ -183,13 +150,13 @@ func (f *fat) vanish() error {
 		}
 		found[name] = true
 		first, size := int64(binary.LittleEndian.Uint16(b[26:])), int64(binary.LittleEndian.Uint32(b[28:]))
-		if f.kind == FAT32 {
+		if f.Kind == fatfs.FAT32 {
 			first |= int64(binary.LittleEndian.Uint16(b[20:])) << 16
 		}
 		if first == 0 {
 			continue
 		}
-		s, err := f.chain(first, f.clusters)
+		s, err := f.chain(first, f.Clusters)
 		if err != nil {
 			return err
 		}

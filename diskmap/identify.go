@@ -3,6 +3,9 @@ package diskmap
 import (
 	"bytes"
 	"encoding/binary"
+
+	exfatfs "disksync/volume/exfat"
+	fatfs "disksync/volume/fat"
 )
 
 // opener reads the allocation map of a file system.
@@ -38,8 +41,8 @@ var marks = []struct {
 }{
 	{isExt, Ext4, openExt},
 	{isNTFS, NTFS, openNTFS},
-	{isExFAT, ExFAT, openExFAT},
-	{isFAT, FAT32, openFAT},
+	{exfatfs.IsBoot, ExFAT, openExFAT},
+	{fatfs.IsBoot, FAT32, openFAT},
 	{isSwap, Swap, openSwap},
 }
 

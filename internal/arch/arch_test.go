@@ -31,7 +31,7 @@ var rules = map[string]rule{
 	"image":       {"", ""},
 	"api":         {"image", ""},
 	"vhd":         {"image", ""},
-	"diskmap":     {"", ""},
+	"diskmap":     {"volume volume/exfat volume/ext volume/fat", ""},
 	"vhd/vhdfile": {"image vhd", "golang.org/x/sys"},
 	"volume":      {"", ""},
 	"layer":       {"image internal/lzma", "github.com/klauspost/compress golang.org/x/sync"},

@@ -54,7 +54,8 @@ func IsBoot(b []byte) bool {
 func powerOfTwo(n, least, most int64) bool { return n >= least && n <= most && n&(n-1) == 0 }
 
 // ParseBoot reads a boot sector ("Boot Sector and BPB" in the FAT32 File System Specification 1.03). It checks that the numbers go
-// together, not that they fit where the volume is. Errors are ErrOther and ErrDamaged.
+// together, not that they fit where the volume is. Errors are ErrOther and ErrDamaged; what was read is returned besides, when it has
+// the mark.
 func ParseBoot(b []byte) (*Boot, error) {
 	if !IsBoot(b) {
 		return nil, volume.ErrOther
@@ -87,11 +88,11 @@ func ParseBoot(b []byte) (*Boot, error) {
 	v.DataAt = v.RootAt + v.RootLen
 	v.Clusters = (v.Size - v.DataAt) / v.Cluster
 	if length == 0 || v.Clusters < 1 || is32 != (v.RootLen == 0) || is32 && u16(42) != 0 || v.Active >= int(v.FATs) {
-		return nil, bad
+		return v, bad
 	}
 	switch {
 	case is32 && v.Clusters >= 0x0ffffff5, !is32 && v.Clusters >= 0xfff5:
-		return nil, bad
+		return v, bad
 	case is32:
 		v.Kind = FAT32
 	case v.Clusters < 0xff5:
