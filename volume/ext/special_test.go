@@ -60,7 +60,7 @@ func TestKernel(t *testing.T) {
 			volumetest.Run(t, "mke2fs", append(append([]string{"-q", "-F", "-E", "lazy_itable_init=0", "-N", "8000"}, strings.Fields(args)...), img)...)
 			dev := volumetest.Loop(t, img)
 			volumetest.Mounted(t, func(dir string) {
-				volumetest.Files(t, dir, 2000)
+				volumetest.Files(t, dir, 1000)
 				volumetest.Put(t, dir, volumetest.Planes, 777)
 				for i := range 200 {
 					volumetest.Put(t, dir, fmt.Sprintf("inline/%d", i), int64(i))
@@ -92,6 +92,31 @@ func TestKernel(t *testing.T) {
 			volumetest.Compare(t, volumetest.Open(t, img, ext.Open), back)
 		})
 	}
+}
+
+// TestMounted: of a file system that is in use what was synced is read, and its journal is told of.
+func TestMounted(t *testing.T) {
+	img := volumetest.Image(t, 20<<20)
+	volumetest.Run(t, "mke2fs", "-q", "-F", "-t", "ext4", img)
+	volumetest.Mounted(t, func(dir string) {
+		volumetest.Put(t, dir, "file", 100_000)
+		volumetest.Run(t, "sync", "-f", dir)
+		volumetest.Put(t, dir, "later", 100_000)
+		copied := filepath.Join(t.TempDir(), "copy")
+		volumetest.Run(t, "cp", "--sparse=always", img, copied)
+		v := volumetest.Open(t, copied, ext.Open)
+		if note := v.Info().Note; !strings.Contains(note, "journal") {
+			t.Errorf("note %q", note)
+		}
+		f, err := v.Open("file")
+		if err != nil {
+			t.Fatal(err)
+		}
+		got := make([]byte, 100_000)
+		if _, err := f.ReadAt(got, 0); err != nil || !bytes.Equal(got, volumetest.Read(t, filepath.Join(dir, "file"))) {
+			t.Errorf("what was synced: %v", err)
+		}
+	}, "mount", "-o", "loop", img)
 }
 
 // TestLarge: a file of more than 4 GiB, most of it a hole, opens at once, and what is in it is where it should be.

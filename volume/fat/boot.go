@@ -103,8 +103,8 @@ func ParseBoot(b []byte) (*Boot, error) {
 	return v, nil
 }
 
-// bits returns the length of an entry of the FAT.
-func (k Kind) bits() int64 {
+// EntryBits returns the length of an entry of the FAT in bits.
+func (k Kind) EntryBits() int64 {
 	if k == FAT32 {
 		return 32
 	}
@@ -112,10 +112,7 @@ func (k Kind) bits() int64 {
 }
 
 // EntryAt returns where entry i of the FAT begins, in bytes from its start, and how many bytes it is in.
-func (k Kind) EntryAt(i int64) (at, n int64) { return i * k.bits() / 8, max(k.bits()/8, 2) }
-
-// EntryBits returns the length of an entry in bits.
-func (k Kind) EntryBits() int64 { return k.bits() }
+func (k Kind) EntryAt(i int64) (at, n int64) { return i * k.EntryBits() / 8, max(k.EntryBits()/8, 2) }
 
 // Entry decodes entry i of the FAT from the bytes that it is in.
 func (k Kind) Entry(b []byte, i int64) uint32 {
