@@ -65,8 +65,8 @@ func mend(b []byte) {
 // TestMutate: damage costs no more than an error, where checksums find it and where they do not.
 func TestMutate(t *testing.T) {
 	b := small(t)
-	volumetest.Mutate(t, b, 0, 500, exfat.Open)
-	volumetest.Mutate(t, b, 0, 2000, volumetest.Mending(mend, exfat.Open))
+	volumetest.Mutate(t, b, 0, volumetest.Rounds(200), exfat.Open)
+	volumetest.Mutate(t, b, 0, volumetest.Rounds(600), volumetest.Mending(mend, exfat.Open))
 }
 
 // FuzzOpen: no volume makes the reader panic or loop.

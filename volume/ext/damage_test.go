@@ -49,7 +49,7 @@ func small(t testing.TB) (names []string, images [][]byte) {
 func TestMutate(t *testing.T) {
 	names, images := small(t)
 	for i, b := range images {
-		t.Run(names[i], func(t *testing.T) { volumetest.Mutate(t, b, 0, 1000, ext.Open) })
+		t.Run(names[i], func(t *testing.T) { volumetest.Mutate(t, b, 0, volumetest.Rounds(500), ext.Open) })
 	}
 }
 

@@ -57,9 +57,9 @@ func TestMutate(t *testing.T) {
 	names, images := small(t)
 	for i, b := range images {
 		t.Run(names[i], func(t *testing.T) {
-			n := 2000
+			n := volumetest.Rounds(1000)
 			if len(b) > 1<<20 { // copying it takes the time
-				n = 1600 << 20 / len(b)
+				n = n * (1 << 20) / len(b)
 			}
 			volumetest.Mutate(t, b, 0, n, fat.Open)
 		})

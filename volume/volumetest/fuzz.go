@@ -19,6 +19,14 @@ func Read(t testing.TB, img string) []byte {
 	return b
 }
 
+// Rounds returns how often a volume is damaged: n times, and many more where there is time.
+func Rounds(n int) int {
+	if os.Getenv("DISKSYNC_SOAK") != "" {
+		return 20 * n
+	}
+	return n
+}
+
 // Blank clears what Put has written, so that damage meets the file system's own structures.
 func Blank(b []byte) []byte {
 	const sector = 512
