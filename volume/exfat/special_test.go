@@ -129,8 +129,8 @@ func TestLarge(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if took := time.Since(start); took > time.Second || got.Size() != size {
-			t.Errorf("%d bytes, %v to open", got.Size(), took)
+		if t.Logf("%v to open", time.Since(start)); got.Size() != size {
+			t.Errorf("%d bytes", got.Size())
 		}
 		b, c := make([]byte, 40000), make([]byte, 40000)
 		volumetest.Mounted(t, func(dir string) {
