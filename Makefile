@@ -10,10 +10,10 @@ export GORACE = atexit_sleep_ms=0
 
 FUZZTIME ?= 10m
 PARSERS = \
-	vhd:FuzzOpen vhd:FuzzChain vhd:FuzzCheck vhd:FuzzRepair vhd/vhdfile:FuzzInspect \
-	layer:FuzzReadIndex layer:FuzzDifference internal/lzma:FuzzDecode internal/limit:FuzzParse image:FuzzVerifyManifest image:FuzzParseState cache:FuzzScan diskmap:FuzzScan volume/udf:FuzzOpen volume/iso9660:FuzzOpen syncclient:FuzzParts \
-	layer:FuzzReadIndex layer:FuzzDifference internal/lzma:FuzzDecode internal/limit:FuzzParse image:FuzzVerifyManifest image:FuzzParseState cache:FuzzScan diskmap:FuzzScan volume/fat:FuzzOpen volume/exfat:FuzzOpen volume/ext:FuzzOpen syncclient:FuzzParts \
-	xec:FuzzParseValue xec:FuzzParseObject
+	vhd:FuzzOpen vhd:FuzzChain vhd:FuzzCheck vhd:FuzzRepair vhd/vhdfile:FuzzInspect layer:FuzzReadIndex \
+	layer:FuzzDifference internal/lzma:FuzzDecode internal/limit:FuzzParse image:FuzzVerifyManifest image:FuzzParseState \
+	cache:FuzzScan diskmap:FuzzScan volume/udf:FuzzOpen volume/iso9660:FuzzOpen syncclient:FuzzParts volume/fat:FuzzOpen \
+	volume/exfat:FuzzOpen volume/ext:FuzzOpen xec:FuzzParseValue xec:FuzzParseObject
 
 .PHONY: demo test build gate fuzz soak bench clean
 
