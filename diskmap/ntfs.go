@@ -4,18 +4,8 @@ import (
 	"encoding/binary"
 	"slices"
 	"strings"
-)
 
-// Records of the master file table that have a fixed place.
-const (
-	ntfsMFT     = 0
-	ntfsMirror  = 1
-	ntfsLog     = 2
-	ntfsVolume  = 3
-	ntfsRoot    = 5
-	ntfsBitmap  = 6
-	ntfsOwn     = 12 // those below are the file system's own
-	mirrorCount = 4  // records that the mirror has
+	"disksync/volume/ntfs/format"
 )
 
 // maxVanishing is more than there can be, though names may differ in capitals only.
@@ -34,7 +24,7 @@ type ntfs struct {
 	vanishing map[int64]string
 }
 
-func isNTFS(head []byte) bool { return hasMark(head, 3, "NTFS    ") }
+func isNTFS(head []byte) bool { return format.IsBoot(head) }
 
 // openNTFS reads the map of an NTFS volume. It has no counts to compare the map with; so every file's clusters are.
 func openNTFS(s *scan, r region, _ *Volume) (*zone, error) {
@@ -64,40 +54,22 @@ func (v *ntfs) boot() error {
 	if err != nil {
 		return err
 	}
-	le := binary.LittleEndian
-	bytesPerSector, perCluster, total := int64(le.Uint16(b[11:])), int64(b[13]), int64(le.Uint64(b[40:]))
-	if perCluster > 0x80 { // a negative power of two
-		if perCluster < 256-12 {
-			return bad
-		}
-		perCluster = 1 << (256 - perCluster)
-	}
-	if !powerOfTwo(bytesPerSector, 512, 4096) || !powerOfTwo(perCluster, 1, 4096) || le.Uint16(b[510:]) != 0xaa55 ||
-		!powerOfTwo(bytesPerSector*perCluster, 512, 2<<20) || total <= 0 {
+	boot, ok := format.ParseBoot(b)
+	if !ok {
 		return bad
 	}
-	if total > v.size/bytesPerSector {
+	if boot.Sectors > v.size/boot.Sector {
 		return keep("it is larger than the place it is in")
 	}
-	v.cluster, v.clusters = bytesPerSector*perCluster, total/perCluster
-	if size := int64(int8(b[64])); size >= 0 {
-		v.recordSize = size * v.cluster
-	} else if size >= -16 {
-		v.recordSize = 1 << -size
-	}
-	mft, mirror := int64(le.Uint64(b[48:])), int64(le.Uint64(b[56:]))
-	if !powerOfTwo(v.recordSize, 512, 64<<10) || mft <= 0 || mft >= v.clusters || mirror <= 0 || mirror >= v.clusters || mft == mirror {
-		return bad
-	}
-	v.mft = v.stream([]run{{mft, (v.recordSize*mirrorCount + v.cluster - 1) / v.cluster}}, v.recordSize*mirrorCount)
+	v.cluster, v.clusters, v.recordSize = boot.Cluster, boot.Clusters, boot.RecordSize
+	const known = format.MirrorRecords
+	v.mft = v.stream([]run{{boot.MFT, (v.recordSize*known + v.cluster - 1) / v.cluster}}, v.recordSize*known)
 	v.mftSize = v.mft.size
-	if _, err := v.record(ntfsMFT); err != nil {
+	if _, err := v.record(format.MFT); err != nil {
 		return err
 	}
 	return nil
 }
-
-func powerOfTwo(n, least, most int64) bool { return n >= least && n <= most && n&(n-1) == 0 }
 
 func (v *ntfs) stream(runs []run, size int64) *stream {
 	return &stream{region: v.region, cluster: v.cluster, runs: runs, size: size}
@@ -106,45 +78,45 @@ func (v *ntfs) stream(runs []run, size int64) *stream {
 // openMFT finds the runs of the master file table. Its own first record may name more of its records, which are found through
 // the runs that are known by then.
 func (v *ntfs) openMFT() error {
-	rec, err := v.record(ntfsMFT)
+	rec, err := v.record(format.MFT)
 	if err != nil {
 		return err
 	}
-	a, err := rec.attribute(attrData, "")
+	a, err := rec.attribute(format.AttrData, "")
 	if err != nil {
 		return err
 	}
-	if a == nil || a.resident || a.flags != 0 || a.size < ntfsOwn*v.recordSize {
+	if a == nil || a.Resident || a.Flags != 0 || a.Size < format.Own*v.recordSize {
 		return keep("its master file table makes no sense")
 	}
-	v.mft = v.stream(a.runs, a.size)
-	v.mftSize = min(a.size, a.length()*v.cluster)
-	full, err := v.file(rec, attrData, "")
+	v.mft = v.stream(a.runs, a.Size)
+	v.mftSize = min(a.Size, a.length()*v.cluster)
+	full, err := v.file(rec, format.AttrData, "")
 	if err != nil {
 		return err
 	}
-	if full.size != a.size || full.length()*v.cluster < a.size || slices.ContainsFunc(full.runs, func(r run) bool { return r.at < 0 }) {
+	if full.Size != a.Size || full.length()*v.cluster < a.Size || slices.ContainsFunc(full.runs, func(r run) bool { return r.at < 0 }) {
 		return keep("its master file table makes no sense")
 	}
-	v.mft, v.mftSize = v.stream(full.runs, full.size), full.written
+	v.mft, v.mftSize = v.stream(full.runs, full.Size), full.Written
 	return nil
 }
 
 // checkMirror compares the first records with their copies.
 func (v *ntfs) checkMirror() error {
-	rec, err := v.record(ntfsMirror)
+	rec, err := v.record(format.Mirror)
 	if err != nil {
 		return err
 	}
-	a, err := v.file(rec, attrData, "")
+	a, err := v.file(rec, format.AttrData, "")
 	if err != nil {
 		return err
 	}
-	if a.resident || a.size < mirrorCount*v.recordSize {
+	if a.Resident || a.Size < format.MirrorRecords*v.recordSize {
 		return keep("the copy of its master file table makes no sense")
 	}
-	copies := v.stream(a.runs, a.size)
-	for i := range int64(mirrorCount) {
+	copies := v.stream(a.runs, a.Size)
+	for i := range int64(format.MirrorRecords) {
 		one, err := v.record(i)
 		if err != nil {
 			return err
@@ -154,7 +126,7 @@ func (v *ntfs) checkMirror() error {
 			return err
 		}
 		two, err := parseRecord(b, i)
-		if err != nil || two == nil || !slices.Equal(one.content(), two.content()) {
+		if err != nil || two == nil || !slices.Equal(one.Content(), two.Content()) {
 			return keep("its master file table and the copy of it differ")
 		}
 	}
@@ -165,21 +137,21 @@ func (v *ntfs) checkMirror() error {
 func (v *ntfs) clean() error {
 	// Dirty, to be resized, upgraded or cleaned up; being checked. Others do not matter.
 	const notClean = 0x0001 | 0x0002 | 0x0004 | 0x0008 | 0x0010 | 0x0020 | 0x4000
-	rec, err := v.record(ntfsVolume)
+	rec, err := v.record(format.Volume)
 	if err != nil {
 		return err
 	}
-	a, err := rec.attribute(attrVolumeInformation, "")
+	a, err := rec.attribute(format.AttrVolumeInfo, "")
 	if err != nil {
 		return err
 	}
-	if a == nil || !a.resident || len(a.value) < 12 {
+	if a == nil || !a.Resident || len(a.Value) < 12 {
 		return keep("it does not say whether it was unmounted cleanly")
 	}
-	if major := a.value[8]; major < 1 || major > 3 {
+	if major := a.Value[8]; major < 1 || major > 3 {
 		return keep("it has a version that is not known")
 	}
-	if binary.LittleEndian.Uint16(a.value[10:])&notClean != 0 {
+	if binary.LittleEndian.Uint16(a.Value[10:])&notClean != 0 {
 		return keep("it is marked as not clean")
 	}
 	return nil
@@ -187,22 +159,22 @@ func (v *ntfs) clean() error {
 
 // readMap reads which clusters are used.
 func (v *ntfs) readMap() error {
-	rec, err := v.record(ntfsBitmap)
+	rec, err := v.record(format.Bitmap)
 	if err != nil {
 		return err
 	}
-	a, err := v.file(rec, attrData, "")
+	a, err := v.file(rec, format.AttrData, "")
 	if err != nil {
 		return err
 	}
-	if a.flags != 0 || a.written < (v.clusters+7)/8 {
+	if a.Flags != 0 || a.Written < (v.clusters+7)/8 {
 		return keep("the map of its clusters makes no sense")
 	}
-	if a.resident {
-		v.z.load(a.value, 0, v.clusters)
+	if a.Resident {
+		v.z.load(a.Value, 0, v.clusters)
 		return nil
 	}
-	return v.z.loadMap(v.stream(a.runs, a.size))
+	return v.z.loadMap(v.stream(a.runs, a.Size))
 }
 
 // checkFiles goes through all files and checks that none has a cluster that the map calls free.
@@ -219,8 +191,8 @@ func (v *ntfs) checkFiles() error {
 			if err != nil {
 				return err
 			}
-			if rec == nil || !rec.inUse() {
-				if first+i < ntfsOwn {
+			if rec == nil || !rec.InUse() {
+				if first+i < format.Own {
 					return keep("a file of its own is missing")
 				}
 				continue
@@ -239,19 +211,19 @@ func (v *ntfs) checkFile(rec *record) error {
 		for _, r := range a.runs {
 			// Bad clusters are a stream that says nothing of its clusters, as long as the volume.
 			if r.at >= 0 && !v.z.holds(r.at, r.at+r.n) {
-				return keep("clusters of file %d are marked free", rec.number)
+				return keep("clusters of file %d are marked free", rec.Number)
 			}
 		}
-		if a.kind != attrFileName {
+		if a.Kind != format.AttrFileName {
 			return nil
 		}
-		if len(a.value) < 66 || len(a.value) < 66+2*int(a.value[64]) {
-			return keep("a name of file %d makes no sense", rec.number)
+		if len(a.Value) < 66 || len(a.Value) < 66+2*int(a.Value[64]) {
+			return keep("a name of file %d makes no sense", rec.Number)
 		}
-		parent := int64(binary.LittleEndian.Uint64(a.value) & (1<<48 - 1))
-		name := strings.ToLower(utf16String(a.value[66:][:2*int(a.value[64])]))
-		if parent == ntfsRoot && slices.Contains(vanishing, name) {
-			if v.vanishing[rec.base()] = name; len(v.vanishing) > maxVanishing {
+		parent := int64(binary.LittleEndian.Uint64(a.Value) & (1<<48 - 1))
+		name := strings.ToLower(format.UTF16(a.Value[66:][:2*int(a.Value[64])]))
+		if parent == format.Root && slices.Contains(vanishing, name) {
+			if v.vanishing[rec.Base()] = name; len(v.vanishing) > maxVanishing {
 				return keep("several files in its root folder are called %s", name)
 			}
 		}
@@ -266,21 +238,21 @@ func (v *ntfs) vanish() error {
 		if err != nil {
 			return err
 		}
-		if rec.isFolder() {
+		if rec.IsFolder() {
 			continue
 		}
-		a, err := v.file(rec, attrData, "")
+		a, err := v.file(rec, format.AttrData, "")
 		if err != nil {
 			return err
 		}
 		// What is compressed or encrypted cannot be read from its clusters, and could not be read from zeros.
-		plain := a.flags == 0 && !a.resident
+		plain := a.Flags == 0 && !a.Resident
 		if name == hibernation {
 			head := make([]byte, 4)
-			if a.size < 4096 || !plain {
+			if a.Size < 4096 || !plain {
 				return keepDisk("a system may sleep in hiberfil.sys")
 			}
-			if err := v.stream(a.runs, a.size).readAt(head, 0); err != nil {
+			if err := v.stream(a.runs, a.Size).readAt(head, 0); err != nil {
 				return err
 			}
 			if err := sleeping(head); err != nil {
