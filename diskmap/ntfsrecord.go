@@ -82,7 +82,7 @@ func keepFault(err error) error {
 func (r *record) attribute(kind uint32, name string) (*attribute, error) {
 	var found *attribute
 	err := r.each(func(a attribute) error {
-		if a.Kind == kind && a.Name == name && found == nil {
+		if a.Kind == kind && a.Name() == name && found == nil {
 			found = &a
 		}
 		return nil
@@ -181,7 +181,7 @@ func (v *ntfs) piece(base *record, number int64, kind uint32, name string, first
 	}
 	var found *attribute
 	err := rec.each(func(a attribute) error {
-		if a.Kind == kind && a.Name == name && a.First == first {
+		if a.Kind == kind && a.Name() == name && a.First == first {
 			found = &a
 		}
 		return nil

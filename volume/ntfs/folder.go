@@ -85,11 +85,7 @@ func (v *vol) list(b *volume.Budget, f *inode) *listing {
 
 // walk finds a file or a folder.
 func (v *vol) walk(b *volume.Budget, op, name string) (*inode, error) {
-	root, err := v.inode(b, format.Root)
-	if err != nil {
-		return nil, &fs.PathError{Op: op, Path: name, Err: err}
-	}
-	f, err := volume.Walk(op, name, root, func(dir *inode, element string) (*inode, error) {
+	return volume.Walk(op, name, v.root, func(dir *inode, element string) (*inode, error) {
 		if dir.kind != folder {
 			return nil, fs.ErrNotExist
 		}
@@ -109,7 +105,6 @@ func (v *vol) walk(b *volume.Budget, op, name string) (*inode, error) {
 		}
 		return f, err
 	})
-	return f, err
 }
 
 // in checks that a folder is where it says that it is, so that none contains one that it is in. Other files may have many names.

@@ -28,6 +28,7 @@ type vol struct {
 	boot  format.Boot
 	mft   volume.File // the master file table
 	count int64       // records in it
+	root  *inode
 	info  volume.Info
 	cache folders
 }
@@ -50,11 +51,11 @@ func Open(d *volume.Device) (volume.Volume, error) {
 	if copied {
 		notes = append(notes, "its master file table is damaged, and the copy of its beginning was used")
 	}
-	root, err := v.inode(b, format.Root)
+	v.root, err = v.inode(b, format.Root)
 	if err != nil {
 		return nil, fmt.Errorf("root folder: %w", err)
 	}
-	if root.kind != folder {
+	if v.root.kind != folder {
 		return nil, volume.Damaged("its root folder is none")
 	}
 	v.info = volume.Info{Type: "ntfs", ID: fmt.Sprintf("%016X", boot.Serial), BlockSize: int(boot.Cluster)}
@@ -62,7 +63,7 @@ func Open(d *volume.Device) (volume.Volume, error) {
 	if unclean {
 		notes = append(notes, "it was not unmounted cleanly: what was written last may be missing")
 	}
-	if v.asleep(b, root) {
+	if v.asleep(b) {
 		notes = append(notes, "a Windows sleeps on it: what it wrote last may be missing")
 	}
 	v.info.Note = strings.Join(notes, "; ")
@@ -139,8 +140,8 @@ func (v *vol) openLog(b *volume.Budget) bool {
 }
 
 // asleep reports whether the root folder has a file with the memory of a system that sleeps.
-func (v *vol) asleep(b *volume.Budget, root *inode) bool {
-	for _, e := range v.list(b, root).entries {
+func (v *vol) asleep(b *volume.Budget) bool {
+	for _, e := range v.list(b, v.root).entries {
 		if !strings.EqualFold(e.name, "hiberfil.sys") {
 			continue
 		}

@@ -54,7 +54,7 @@ func (v *vol) content(b *volume.Budget, s *stream) ([]byte, error) {
 func find(rec *format.Record, kind uint32, name string, first int64) (*format.Attribute, error) {
 	var found *format.Attribute
 	err := rec.Each(func(a format.Attribute) error {
-		if found == nil && a.Kind == kind && a.First == first && a.Name == name {
+		if found == nil && a.Kind == kind && a.First == first && a.Name() == name {
 			found = &a
 		}
 		return nil

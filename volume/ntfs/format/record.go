@@ -113,7 +113,7 @@ func (r *Record) Content() []byte {
 // Attribute is an attribute, or a piece of one. What it refers to is in the memory of its record.
 type Attribute struct {
 	Kind     uint32
-	Name     string
+	name     []byte
 	Flags    uint16 // Compressed, Encrypted, Sparse
 	Resident bool
 	Value    []byte // when it is resident
@@ -128,30 +128,33 @@ type Attribute struct {
 	Written int64 // how much of it was ever written; the rest is zeros, whatever is in its clusters
 }
 
+// Name returns the name, which is empty for the most.
+func (a *Attribute) Name() string { return UTF16(a.name) }
+
 // Each calls do for each attribute, until it returns an error. Its own errors are Faults.
 func (r *Record) Each(do func(a Attribute) error) error {
-	bad := fault("file %d makes no sense", r.Number)
+	bad := func() error { return fault("file %d makes no sense", r.Number) }
 	le := binary.LittleEndian
 	content := r.Content()
 	start := int64(le.Uint16(r.b[20:]))
 	for b := content; ; {
 		if len(b) < 4 {
-			return bad
+			return bad()
 		}
 		kind := le.Uint32(b)
 		if kind == attrEnd {
 			return nil
 		}
 		if len(b) < 24 {
-			return bad
+			return bad()
 		}
 		length := int64(le.Uint32(b[4:]))
 		if length < 24 || length%8 != 0 || length > int64(len(b)) {
-			return bad
+			return bad()
 		}
 		a, ok := parseAttribute(b[:length])
 		if !ok {
-			return bad
+			return bad()
 		}
 		a.At += start + int64(len(content)-len(b))
 		if err := do(a); err != nil {
@@ -168,7 +171,7 @@ func parseAttribute(b []byte) (Attribute, bool) {
 		if at+n > len(b) {
 			return a, false
 		}
-		a.Name = UTF16(b[at : at+n])
+		a.name = b[at : at+n]
 	}
 	if a.Resident {
 		n, at := int64(le.Uint32(b[16:])), int64(le.Uint16(b[20:]))
