@@ -95,6 +95,7 @@ type image struct {
 	f       *os.File
 	cluster int64
 	mft     int64 // bytes; the first records are there in one piece
+	mirror  int64 // bytes
 	size    int64 // of a record
 }
 
@@ -113,7 +114,7 @@ func edit(t testing.TB, img string) *image {
 	if !ok {
 		t.Fatal("the boot sector makes no sense")
 	}
-	return &image{t, f, boot.Cluster, boot.MFT * boot.Cluster, boot.RecordSize}
+	return &image{t, f, boot.Cluster, boot.MFT * boot.Cluster, boot.Mirror * boot.Cluster, boot.RecordSize}
 }
 
 // change lets do change n bytes at a place.

@@ -204,7 +204,7 @@ func TestFragments(t *testing.T) {
 		for i := range 3000 {
 			put(t, filepath.Join(dir, fmt.Sprintf("many/%d", i)), random(i))
 		}
-		put(t, filepath.Join(dir, "thousands"), random(100_000_000))
+		put(t, filepath.Join(dir, "thousands"), random(20_000_000))
 		plantCompressed(t, dir)
 	})
 	for _, args := range [][]string{{"-i", "0"}, {"-F", "dozens"}, {"-F", "thousands"}, {"-F", "many"}} {
