@@ -87,6 +87,7 @@ func TestSpecial(t *testing.T) {
 				t.Fatal(e)
 			}
 		}
+		encrypted, packed, pipe = inode(t, at("encrypted")), inode(t, at("in clusters")), inode(t, at("wsl pipe"))
 		reparse(t, at("junction"), 0xa0000003, junction())
 		reparse(t, at("wof"), 0x80000017, make([]byte, 16))
 		reparse(t, at("dedup"), 0x80000013, make([]byte, 16))
@@ -94,7 +95,6 @@ func TestSpecial(t *testing.T) {
 		reparse(t, at("folder in a cloud"), 0x9000001a, make([]byte, 16))
 		reparse(t, at("wsl link"), 0xa000001d, append([]byte{2, 0, 0, 0}, "resident"...))
 		reparse(t, at("wsl pipe"), 0x9000001a, make([]byte, 4))
-		encrypted, packed, pipe = inode(t, at("encrypted")), inode(t, at("in clusters")), inode(t, at("wsl pipe"))
 	})
 	m := edit(t, img)
 	m.record(encrypted, format.AttrData, func(a []byte) { binary.LittleEndian.PutUint16(a[12:], format.Encrypted) })
