@@ -41,36 +41,43 @@ func unpack(dst, src []byte) bool {
 // unpackChunk unpacks one chunk and returns how many bytes it has; negative when it is damaged.
 func unpackChunk(dst, src []byte) int {
 	at := 0
-	for len(src) > 0 {
-		flags := src[0]
-		src = src[1:]
-		if flags == 0 && len(src) >= 8 && len(dst)-at >= 8 { // eight bytes as they are
-			copy(dst[at:at+8], src)
-			at, src = at+8, src[8:]
+	for k := 0; k < len(src); {
+		flags := src[k]
+		k++
+		if flags == 0 && k+8 <= len(src) && at+8 <= len(dst) { // eight bytes as they are
+			copy(dst[at:at+8], src[k:k+8])
+			at, k = at+8, k+8
 			continue
 		}
-		for i := 0; i < 8 && len(src) > 0; i++ {
-			if flags>>i&1 == 0 {
+		for i := 0; i < 8 && k < len(src); i++ {
+			if flags&1 == 0 {
 				if at == len(dst) {
 					return -1
 				}
-				dst[at] = src[0]
-				at, src = at+1, src[1:]
+				dst[at] = src[k]
+				at, k, flags = at+1, k+1, flags>>1
 				continue
 			}
-			if len(src) < 2 || at == 0 {
+			flags >>= 1
+			if k+2 > len(src) || at == 0 {
 				return -1
 			}
 			// The further on, the more bits are for how far back it is, and the less for how long.
-			pair := binary.LittleEndian.Uint16(src)
-			src = src[2:]
-			long := 12 - max(bits.Len16(uint16(at-1))-4, 0)
+			pair := uint(src[k]) | uint(src[k+1])<<8
+			k += 2
+			long := 12 - max(bits.Len(uint(at-1))-4, 0)
 			back, n := int(pair>>long)+1, int(pair&(1<<long-1))+3
 			if back > at || n > len(dst)-at {
 				return -1
 			}
-			for from, end := at-back, at+n; at < end; { // what is repeated may overlap with itself
-				at += copy(dst[at:end], dst[from:at])
+			if from := at - back; n <= 16 && at+16 <= len(dst) && back >= 16 {
+				// Most are short; what is written behind the end is written again.
+				copy(dst[at:at+16], dst[from:from+16])
+				at += n
+			} else {
+				for end := at + n; at < end; { // what is repeated may overlap with itself
+					at += copy(dst[at:end], dst[from:at])
+				}
 			}
 		}
 	}

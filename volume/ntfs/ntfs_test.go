@@ -188,6 +188,9 @@ func TestCompressed(t *testing.T) {
 				t.Fatalf("nothing was compressed: %s", out)
 			}
 			mounted(t, img, "ro", func(dir string) { volumetest.Compare(t, open(t, img), dir) })
+			out = t.TempDir()
+			command(t, "7z", "x", "-bd", "-y", "-tntfs", "-o"+out, img, "compressed")
+			volumetest.Compare(t, open(t, img), out)
 		})
 	}
 }

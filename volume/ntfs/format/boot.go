@@ -32,6 +32,7 @@ const MirrorRecords = 4
 // Fault says what is wrong with a structure.
 type Fault string
 
+// Error implements error.
 func (f Fault) Error() string { return string(f) }
 
 func fault(format string, args ...any) error { return Fault(fmt.Sprintf(format, args...)) }
