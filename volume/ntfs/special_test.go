@@ -283,7 +283,7 @@ func TestUnreadable(t *testing.T) {
 	mounted(t, img, "rw,compression", func(dir string) {
 		put(t, filepath.Join(dir, "a"), random(100_000))
 		put(t, filepath.Join(dir, "b"), random(200_000))
-		plantCompressed(t, dir)
+		plantCompressed(t, dir, 0)
 		a = inode(t, filepath.Join(dir, "a"))
 	})
 	m := edit(t, img)
