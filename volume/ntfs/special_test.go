@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -336,5 +337,30 @@ func TestUnreadable(t *testing.T) {
 	}
 	if n, err := f.ReadAt(make([]byte, 200_000), 0); !errors.Is(err, volume.ErrDamaged) {
 		t.Errorf("%d bytes, %v", n, err)
+	}
+}
+
+// TestManyNames: of a folder with too many names so many are listed, and those can be opened.
+func TestManyNames(t *testing.T) {
+	t.Parallel()
+	img := makeImage(t, 60, "-c 4096")
+	mounted(t, img, "rw", func(dir string) {
+		for i := range volume.MaxEntries + 1 {
+			put(t, filepath.Join(dir, "too many", strconv.Itoa(i)), nil)
+		}
+	})
+	v := open(t, img)
+	entries, err := v.ReadDir("too many")
+	if len(entries) != volume.MaxEntries || !errors.Is(err, volume.ErrLimit) {
+		t.Errorf("%d names, %v", len(entries), err)
+	}
+	for _, e := range entries {
+		if _, err := v.Open("too many/" + e.Name); err != nil {
+			t.Fatal(err)
+		}
+	}
+	// The last one is not known; that there is nothing of that name cannot be said.
+	if _, err := v.Open("too many/9999"); !errors.Is(err, volume.ErrLimit) {
+		t.Error(err)
 	}
 }
