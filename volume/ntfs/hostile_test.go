@@ -8,9 +8,11 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 
 	"disksync/volume"
@@ -129,6 +131,77 @@ func content(t testing.TB, v volume.Volume, name string) []byte {
 		t.Fatalf("%s: %d of %d bytes, %v", name, n, len(b), err)
 	}
 	return b
+}
+
+// TestConcurrent: open files are read by many at once, compressed ones too.
+func TestConcurrent(t *testing.T) {
+	t.Parallel()
+	v, err := ntfs.Open(inMemory(small(t)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"packed/text", "packed/mixed", "pieces"} {
+		want := content(t, v, name)
+		f, err := v.Open(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var all sync.WaitGroup
+		for seed := range 4 {
+			all.Go(func() {
+				rnd := rand.New(rand.NewPCG(uint64(seed), 6))
+				for range 200 {
+					at, p := rnd.IntN(len(want)), make([]byte, 1+rnd.IntN(30_000))
+					n, err := f.ReadAt(p, int64(at))
+					if n != min(len(p), len(want)-at) || err != nil && err != io.EOF || !bytes.Equal(p[:n], want[at:at+n]) {
+						t.Errorf("%s: %d bytes at %d: %v", name, n, at, err)
+						return
+					}
+				}
+			})
+		}
+		all.Wait()
+	}
+}
+
+// TestFewReads: opening a volume, listing a folder and opening a file in it take few reads of the device.
+func TestFewReads(t *testing.T) {
+	t.Parallel()
+	img := small(t)
+	c := &counting{r: bytes.NewReader(img)}
+	v, err := ntfs.Open(volume.NewDevice(c, int64(len(img))))
+	if err != nil {
+		t.Fatal(err)
+	}
+	opened := c.n
+	if entries, err := v.ReadDir("many"); err != nil || len(entries) != 60 {
+		t.Fatalf("%d names, %v", len(entries), err)
+	}
+	listed := c.n - opened
+	f, err := v.Open("plain")
+	if err != nil {
+		t.Fatal(err)
+	}
+	found := c.n - opened - listed
+	if _, err := f.ReadAt(make([]byte, 5000), 0); err != nil && err != io.EOF {
+		t.Fatal(err)
+	}
+	read := c.n - opened - listed - found
+	if opened > 15 || listed > 20 || found > 1 || read > 1 {
+		t.Errorf("%d reads to open the volume, %d to list 60 files, %d to open one, %d to read it", opened, listed, found, read)
+	}
+	t.Logf("%d reads to open the volume, %d to list 60 files, %d to open one, %d to read it", opened, listed, found, read)
+}
+
+// counting counts reads.
+type counting struct {
+	r io.ReaderAt
+	n int
+}
+
+func (c *counting) ReadAt(p []byte, off int64) (int, error) {
+	c.n++
+	return c.r.ReadAt(p, off)
 }
 
 func TestHostile(t *testing.T) { // alone: memory is counted
