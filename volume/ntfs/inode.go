@@ -21,9 +21,9 @@ type inode struct {
 type kind int
 
 const (
-	other  kind = iota // left out
-	file               // regular
-	folder             //
+	other kind = iota // left out
+	file              // regular
+	folder
 )
 
 // firstUser is the first record that is not kept for the file system itself.
