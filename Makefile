@@ -12,12 +12,8 @@ FUZZTIME ?= 10m
 PARSERS = \
 	vhd:FuzzOpen vhd:FuzzChain vhd:FuzzCheck vhd:FuzzRepair vhd/vhdfile:FuzzInspect layer:FuzzReadIndex \
 	layer:FuzzDifference internal/lzma:FuzzDecode internal/limit:FuzzParse image:FuzzVerifyManifest image:FuzzParseState \
-	cache:FuzzScan diskmap:FuzzScan volume/udf:FuzzOpen volume/iso9660:FuzzOpen syncclient:FuzzParts volume/fat:FuzzOpen \
-	volume/exfat:FuzzOpen volume/ext:FuzzOpen xec:FuzzParseValue xec:FuzzParseObject
-	vhd:FuzzOpen vhd:FuzzChain vhd:FuzzCheck vhd:FuzzRepair vhd/vhdfile:FuzzInspect \
-	layer:FuzzReadIndex layer:FuzzDifference internal/lzma:FuzzDecode internal/limit:FuzzParse image:FuzzVerifyManifest image:FuzzParseState cache:FuzzScan diskmap:FuzzScan syncclient:FuzzParts \
-	volume/ntfs:FuzzOpen \
-	xec:FuzzParseValue xec:FuzzParseObject
+	cache:FuzzScan diskmap:FuzzScan volume/udf:FuzzOpen volume/iso9660:FuzzOpen volume/fat:FuzzOpen volume/exfat:FuzzOpen \
+	volume/ext:FuzzOpen volume/ntfs:FuzzOpen syncclient:FuzzParts xec:FuzzParseValue xec:FuzzParseObject
 
 .PHONY: demo test build gate fuzz soak bench clean
 

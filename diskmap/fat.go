@@ -113,5 +113,3 @@ func (f *fat) copies() error {
 	}
 	return nil
 }
-
-func powerOfTwo(n, least, most int64) bool { return n >= least && n <= most && n&(n-1) == 0 }

@@ -31,7 +31,7 @@ var rules = map[string]rule{
 	"image":       {"", ""},
 	"api":         {"image", ""},
 	"vhd":         {"image", ""},
-	"diskmap":     {"volume volume/exfat volume/ext volume/fat", ""},
+	"diskmap":     {"volume volume/exfat volume/ext volume/fat volume/ntfs/format", ""},
 	"vhd/vhdfile": {"image vhd", "golang.org/x/sys"},
 	"volume":      {"", ""},
 	"layer":       {"image internal/lzma", "github.com/klauspost/compress golang.org/x/sync"},
@@ -56,14 +56,14 @@ var rules = map[string]rule{
 	"cmd/vhd-util": {"image vhd vhd/vhdfile internal/cli internal/durable internal/problem internal/progress internal/release",
 		"github.com/spf13/cobra"},
 
-	"volume/iso9660":     {"volume", ""},
-	"volume/udf":         {"volume", ""},
-	"volume/volumetest":  {"volume internal/testkit", ""},
 	"volume/exfat":       {"volume volume/fat", ""},
 	"volume/ext":         {"volume", ""},
 	"volume/fat":         {"volume", ""},
+	"volume/iso9660":     {"volume", ""},
 	"volume/ntfs":        {"volume volume/ntfs/format", ""},
 	"volume/ntfs/format": {"", ""},
+	"volume/udf":         {"volume", ""},
+	"volume/volumetest":  {"volume internal/testkit", ""},
 
 	"internal/arch": {"", ""},
 	"internal/bench": {"api deploy diskmap endpoint image layer media publish internal/durable internal/progress",
@@ -89,7 +89,8 @@ var rules = map[string]rule{
 }
 
 // pure packages take readers and bytes and return values: no files, no network, no clock, no logging.
-var pure = []string{"image", "vhd", "layer", "api", "diskmap", "volume", "volume/iso9660", "volume/udf", "internal/lzma", "volume/exfat", "volume/ext", "volume/fat", "volume/ntfs", "volume/ntfs/format"}
+var pure = []string{"image", "vhd", "layer", "api", "diskmap", "internal/lzma",
+	"volume", "volume/exfat", "volume/ext", "volume/fat", "volume/iso9660", "volume/ntfs", "volume/ntfs/format", "volume/udf"}
 
 var notPure = []string{"os", "net", "net/http", "log", "log/slog", "os/exec", "syscall"}
 

@@ -69,9 +69,6 @@ func Compare(t *testing.T, tree volume.Tree, dir string) {
 	}
 }
 
-// maxRandom is how much is read at once at random places.
-const maxRandom = 70_000
-
 func compareFile(t *testing.T, tree volume.Tree, e volume.Entry, name, file string, rnd *rand.Rand) {
 	t.Helper()
 	want, err := os.Open(file)
