@@ -21,3 +21,6 @@ func OpenRegular(root *os.Root, name string) error {
 	}
 	return f.Close()
 }
+
+// ReadAtLeast sets how many bytes are read at once, where so many are wanted.
+func (s *Source) ReadAtLeast(n int64) { s.least = n }

@@ -2,12 +2,9 @@ package cache
 
 import (
 	"bufio"
-	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strings"
 )
@@ -23,15 +20,45 @@ const (
 
 // Medium is a place to look for blocks.
 type Medium struct {
-	Kind Kind   `json:"kind"`
-	Dir  string `json:"dir"`
-	// Device is the block device, empty for a folder that somebody named.
+	Kind Kind `json:"kind"`
+	// Dir is the folder to look in; empty: nothing is mounted, and Device is to be read as it is.
+	Dir string `json:"dir"`
+	// Device is the block device, empty for a folder that is on none of the machine's media.
 	Device string `json:"device,omitempty"`
+	// ID changes whenever a medium is put in or plugged in: the number that the kernel gave it (diskseq), its size, and the uuid of
+	// its file system, as far as they are known.
+	ID string `json:"id,omitempty"`
+	// Drive names what reads it: media of one drive are not read at the same time.
+	Drive    string `json:"drive,omitempty"`
+	Label    string `json:"label,omitempty"`
+	FS       string `json:"fs,omitempty"`   // file system, as blkid calls it
+	Size     int64  `json:"size,omitempty"` // bytes
+	ReadOnly bool   `json:"read_only,omitempty"`
+}
+
+// Place says where the medium is: its folder, else its device.
+func (m Medium) Place() string {
+	if m.Dir == "" {
+		return m.Device
+	}
+	return m.Dir
+}
+
+// Is reports whether the other is the same medium in the same place, put in once.
+func (m Medium) Is(other Medium) bool {
+	return m.ID == other.ID && m.Dir == other.Dir && m.Device == other.Device && m.Kind == other.Kind
 }
 
 // Finder finds mounted removable media. The zero value looks at this machine.
 type Finder struct {
-	Proc, Sys string // where /proc and /sys are; empty: there
+	Proc, Sys, Run string // where /proc, /sys and /run are; empty: there
+}
+
+func (f Finder) run() string {
+	if f.Run == "" {
+		return "/run"
+	}
+	return f.Run
 }
 
 func (f Finder) proc() string {
@@ -57,29 +84,34 @@ func (f Finder) Find() ([]Medium, error) {
 	var media []Medium
 	seen := map[string]bool{}
 	for i, m := range mounts {
-		kind, ok := f.kind(m.device, m.source)
+		medium, ok := f.medium(m)
 		hidden := slices.ContainsFunc(mounts[i+1:], func(later mount) bool { return later.dir == m.dir })
 		if !ok || hidden || seen[m.device] || m.dir == "/" {
 			continue
 		}
 		seen[m.device] = true
-		media = append(media, Medium{Kind: kind, Dir: m.dir, Device: m.source})
+		media = append(media, medium)
 	}
 	return media, nil
 }
 
 // KindOf returns the kind of the medium that holds the folder dir, and otherwise for a folder that is not on removable media.
-func (f Finder) KindOf(dir string, otherwise Kind) Kind {
+func (f Finder) KindOf(dir string, otherwise Kind) Kind { return f.Folder(dir, otherwise).Kind }
+
+// Folder returns the folder dir as a medium: of the kind of the one that it is on, with its drive, and of the kind otherwise when it is
+// not on removable media.
+func (f Finder) Folder(dir string, otherwise Kind) Medium {
+	folder := Medium{Kind: otherwise, Dir: dir}
 	mounts, err := f.mounts()
 	if err != nil {
-		return otherwise
+		return folder
 	}
 	real, err := filepath.EvalSymlinks(dir)
 	if err != nil {
-		return otherwise
+		return folder
 	}
 	if real, err = filepath.Abs(real); err != nil {
-		return otherwise
+		return folder
 	}
 	best := mount{dir: ""}
 	for _, m := range mounts {
@@ -88,17 +120,20 @@ func (f Finder) KindOf(dir string, otherwise Kind) Kind {
 			best = m
 		}
 	}
-	if kind, ok := f.kind(best.device, best.source); ok {
-		return kind
+	if medium, ok := f.medium(best); ok {
+		medium.Dir = dir
+		return medium
 	}
-	return otherwise
+	return folder
 }
 
 // mount is one line of mountinfo (see proc(5)).
 type mount struct {
-	device string // major:minor
-	dir    string
-	source string
+	device  string // major:minor
+	dir     string
+	options []string
+	fsType  string
+	source  string
 }
 
 func (f Finder) mounts() ([]mount, error) {
@@ -113,10 +148,12 @@ func (f Finder) mounts() ([]mount, error) {
 	for lines.Scan() {
 		before, after, ok := strings.Cut(lines.Text(), " - ")
 		head, tail := strings.Fields(before), strings.Fields(after)
-		if !ok || len(head) < 5 || len(tail) < 2 {
+		if !ok || len(head) < 6 || len(tail) < 2 {
 			continue
 		}
-		out = append(out, mount{device: head[2], dir: unescape(head[4]), source: unescape(tail[1])})
+		out = append(out, mount{
+			device: head[2], dir: unescape(head[4]), options: strings.Split(head[5], ","), fsType: tail[0], source: unescape(tail[1]),
+		})
 	}
 	return out, lines.Err()
 }
@@ -139,47 +176,4 @@ func unescape(s string) string {
 		b.WriteByte(s[i])
 	}
 	return b.String()
-}
-
-var (
-	usbPath   = regexp.MustCompile(`/usb\d+/`)
-	plainName = regexp.MustCompile(`^[A-Za-z0-9._!-]+$`)
-)
-
-// kind tells what a mounted device is; ok is false when it is not removable. Some FUSE file systems have a device number of
-// their own, so the name of the source is tried as well.
-func (f Finder) kind(device, source string) (kind Kind, ok bool) {
-	for _, link := range []string{filepath.Join("dev", "block", device), filepath.Join("class", "block", sourceName(source))} {
-		dir, err := filepath.EvalSymlinks(filepath.Join(f.sys(), link))
-		if err != nil {
-			continue
-		}
-		if _, err := os.Stat(filepath.Join(dir, "partition")); err == nil {
-			dir = filepath.Dir(dir)
-		}
-		switch {
-		case strings.HasPrefix(filepath.Base(dir), "sr"), attribute(dir, "device/type") == "5":
-			return DVD, true
-		case usbPath.MatchString(dir + "/"), attribute(dir, "removable") == "1":
-			return USB, true
-		}
-		return "", false
-	}
-	return "", false
-}
-
-func sourceName(source string) string {
-	name := strings.TrimPrefix(source, "/dev/")
-	if name == source || !plainName.MatchString(name) {
-		return "none"
-	}
-	return name
-}
-
-func attribute(dir, name string) string {
-	b, err := os.ReadFile(filepath.Join(dir, name))
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return ""
-	}
-	return strings.TrimSpace(string(b))
 }

@@ -15,16 +15,16 @@ import (
 
 // machine is a fake /proc and /sys.
 type machine struct {
-	t         *testing.T
-	proc, sys string
-	mounts    []string
+	t              *testing.T
+	proc, sys, run string
+	mounts         []string
 }
 
 func newMachine(t *testing.T) *machine {
 	t.Helper()
 	dir := t.TempDir()
-	m := &machine{t: t, proc: filepath.Join(dir, "proc"), sys: filepath.Join(dir, "sys")}
-	for _, d := range []string{"proc/self", "sys/dev/block", "sys/class/block"} {
+	m := &machine{t: t, proc: filepath.Join(dir, "proc"), sys: filepath.Join(dir, "sys"), run: filepath.Join(dir, "run")}
+	for _, d := range []string{"proc/self", "sys/dev/block", "sys/class/block", "run/udev/data"} {
 		if err := os.MkdirAll(filepath.Join(dir, d), 0o700); err != nil {
 			t.Fatal(err)
 		}
@@ -35,7 +35,7 @@ func newMachine(t *testing.T) *machine {
 func (m *machine) finder() cache.Finder {
 	m.t.Helper()
 	write(m.t, m.proc, "self/mountinfo", []byte(strings.Join(m.mounts, "\n")+"\n"))
-	return cache.Finder{Proc: m.proc, Sys: m.sys}
+	return cache.Finder{Proc: m.proc, Sys: m.sys, Run: m.run}
 }
 
 // device adds a block device, or a partition when files has "partition", at a path below /sys/devices.
@@ -135,6 +135,9 @@ func TestFind(t *testing.T) {
 			m.usual()
 			c.mount(m)
 			got, err := m.finder().Find()
+			for i := range got { // TestDescribe looks at the rest
+				got[i] = cache.Medium{Kind: got[i].Kind, Dir: got[i].Dir, Device: got[i].Device}
+			}
 			if diff := cmp.Diff(c.want, got); diff != "" || err != nil {
 				t.Errorf("%v %s", err, diff)
 			}
@@ -192,5 +195,47 @@ func TestKindOf(t *testing.T) {
 	m.mount("11:0", filepath.Join(root, "disc/stick"), "udf", "/dev/sr0")
 	if got := m.finder().KindOf(filepath.Join(root, "disc/stick"), cache.USB); got != cache.DVD {
 		t.Errorf("of two mounts on one another the lower counts: %s", got)
+	}
+}
+
+// TestDescribe: a medium is known by what the kernel and udev say of it, and has another ID each time it is put in.
+func TestDescribe(t *testing.T) {
+	m := newMachine(t)
+	m.device("8:0", pci+"ata1/block/sda", map[string]string{"removable": "0", "size": "9", "dev": "8:0"})
+	m.device("8:16", pci+"usb1/block/sdb", map[string]string{"removable": "1", "size": "2000", "ro": "0", "dev": "8:16", "diskseq": "41"})
+	m.device("8:17", pci+"usb1/block/sdb/sdb1", map[string]string{"partition": "1", "size": "1024", "ro": "0", "dev": "8:17"})
+	m.device("8:18", pci+"usb1/block/sdb/sdb2", map[string]string{"partition": "2", "size": "512", "ro": "1", "dev": "8:18"})
+	m.device("8:32", pci+"usb2/block/sdc", map[string]string{"removable": "1", "size": "0", "dev": "8:32"}) // a reader without a card
+	m.device("11:0", pci+"ata2/block/sr0", map[string]string{"size": "8000000", "ro": "1", "dev": "11:0", "diskseq": "7"})
+	write(t, m.run, "udev/data/b8:17", []byte("S:disk/by-x\nE:ID_FS_TYPE=vfat\nE:ID_FS_LABEL=MY_STICK\nE:ID_FS_LABEL_ENC=MY\\x20STICK\\xzz\nE:ID_FS_UUID=12AB-34CD\nnonsense\n"))
+	m.mount("8:17", "/media/stick", "vfat", "/dev/sdb1")
+	stick := cache.Medium{
+		Kind: cache.USB, Dir: "/media/stick", Device: "/dev/sdb1", ID: "41:524288:12AB-34CD", Drive: "sdb", Label: `MY STICK\xzz`, FS: "vfat", Size: 524288,
+	}
+	f := m.finder()
+	got, err := f.Find()
+	if diff := cmp.Diff([]cache.Medium{stick}, got); diff != "" || err != nil {
+		t.Errorf("%v %s", err, diff)
+	}
+	stick.Dir = ""
+	got, err = f.Devices()
+	want := []cache.Medium{
+		stick,
+		{Kind: cache.USB, Device: "/dev/sdb2", ID: "41:262144:", Drive: "sdb", Size: 262144, ReadOnly: true},
+		{Kind: cache.DVD, Device: "/dev/sr0", ID: "7:4096000000:", Drive: "sr0", Size: 4096000000, ReadOnly: true},
+	}
+	if diff := cmp.Diff(want, got); diff != "" || err != nil {
+		t.Errorf("%v %s", err, diff)
+	}
+	// Another stick in its place.
+	write(t, m.sys, "class/block/sdb/diskseq", []byte("42\n"))
+	if again, err := f.Devices(); err != nil || again[0].Is(got[0]) || again[0].ID != "42:524288:12AB-34CD" {
+		t.Errorf("%+v, %v", again, err)
+	}
+	if dir, options, ok := f.Mounted("/dev/sdb1"); !ok || dir != "/media/stick" || len(options) != 2 {
+		t.Error(dir, options, ok)
+	}
+	if _, err := (cache.Finder{Sys: "/nowhere"}).Devices(); err == nil {
+		t.Error("no error without sysfs")
 	}
 }

@@ -38,6 +38,7 @@ type Inventory struct {
 	files  []*file
 	looked int
 	tables int64 // bytes of the block tables of vhds
+	turn   *Turn // of the drive; nil: nobody else reads from it
 }
 
 // file is an open file of the medium.
@@ -69,7 +70,21 @@ func Scan(ctx context.Context, m Medium) (*Inventory, error) {
 	return inv, nil
 }
 
-// Close closes the files.
+// TakeTurns makes the Sources that follow share the drive with others who read from it.
+func (inv *Inventory) TakeTurns(t *Turn) { inv.turn = t }
+
+// taken takes the turn of the drive and returns what passes it on. It comes soon: others give it up when somebody waits.
+func (inv *Inventory) taken() (pass func()) {
+	if inv.turn == nil {
+		return func() {}
+	}
+	if err := inv.turn.Take(context.Background()); err != nil {
+		return func() {}
+	}
+	return inv.turn.Pass
+}
+
+// Close closes the files. It is safe to call while a Source reads, which then ends with ErrGone.
 func (inv *Inventory) Close() {
 	for _, f := range inv.files {
 		f.Close()
@@ -263,6 +278,14 @@ func (inv *Inventory) HasVHD(id image.UUID) bool { return inv.vhds[id] != nil }
 
 // Index returns the index of a layer from the medium. ok is false when the medium has no good copy.
 func (inv *Inventory) Index(id image.LayerID) (x *layer.Index, ok bool) {
+	if inv.layers[id] == nil {
+		return nil, false
+	}
+	defer inv.taken()()
+	return inv.index(id)
+}
+
+func (inv *Inventory) index(id image.LayerID) (x *layer.Index, ok bool) {
 	f := inv.layers[id]
 	if f == nil {
 		return nil, false

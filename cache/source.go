@@ -1,16 +1,9 @@
 package cache
 
 import (
-	"cmp"
-	"context"
 	"errors"
-	"fmt"
 	"io"
-	"io/fs"
 	"slices"
-	"sync"
-
-	"golang.org/x/sys/unix"
 
 	"disksync/image"
 	"disksync/layer"
@@ -36,11 +29,12 @@ type Disk struct {
 	UUIDs []image.UUID
 }
 
-// Source reads wanted blocks from a medium. It is safe for concurrent use, though two readers at once make a disc drive slow.
+// Source reads wanted blocks from a medium. It is safe for concurrent use; readers of one drive take turns.
 type Source struct {
 	medium Medium
 	places map[image.Digest]place
-	mu     sync.Mutex // one reader at a time: the head of a drive is in one place
+	turn   *Turn // one reader at a time: the head of a drive is in one place
+	least  int64 // bytes of a read, where so many are wanted
 }
 
 // place says where a block is: in a layer file or a part of one, or in a disk made up of VHD files.
@@ -55,7 +49,11 @@ type place struct {
 
 // Source returns the medium's claims to wanted blocks. The Inventory must stay open as long as it is used.
 func (inv *Inventory) Source(w Wanted) *Source {
-	s := &Source{medium: inv.Medium, places: map[image.Digest]place{}}
+	s := &Source{medium: inv.Medium, places: map[image.Digest]place{}, turn: inv.turn, least: leastRead}
+	if s.turn == nil {
+		s.turn = new(Turn)
+	}
+	defer inv.taken()()
 	for _, x := range w.Layers {
 		if f := inv.layers[x.ID()]; f != nil {
 			s.addLayer(f, x, w)
@@ -66,7 +64,7 @@ func (inv *Inventory) Source(w Wanted) *Source {
 	// Layers of other images or versions may share blocks with the one that is wanted.
 	for _, id := range inv.Layers() {
 		if !slices.ContainsFunc(w.Layers, func(x *layer.Index) bool { return x.ID() == id }) {
-			if x, ok := inv.Index(id); ok {
+			if x, ok := inv.index(id); ok {
 				s.addLayer(inv.layers[id], x, w)
 			}
 		}
@@ -167,7 +165,7 @@ func (inv *Inventory) addDisk(s *Source, st image.State, id image.UUID, w Wanted
 func (s *Source) Kind() string { return string(s.medium.Kind) }
 
 // Name returns where the medium is.
-func (s *Source) Name() string { return s.medium.Dir }
+func (s *Source) Name() string { return s.medium.Place() }
 
 // Len returns the number of wanted blocks that the medium claims to have.
 func (s *Source) Len() int { return len(s.places) }
@@ -176,52 +174,4 @@ func (s *Source) Len() int { return len(s.places) }
 func (s *Source) Holds(d image.Digest) (bytes int64, ok bool) {
 	p, ok := s.places[d]
 	return int64(p.frame.Length), ok
-}
-
-// Fetch reads blocks in the order of their places and hands each to deliver: the frame and its bytes, or the error that kept
-// it from being read. The bytes are deliver's to keep. It ends early with deliver's error, with ctx's, or with ErrGone when the
-// medium is no longer there.
-func (s *Source) Fetch(ctx context.Context, blocks []image.Digest, deliver func(image.Digest, layer.Frame, []byte, error) error) error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	blocks = slices.Clone(blocks)
-	slices.SortFunc(blocks, func(a, b image.Digest) int {
-		p, q := s.places[a], s.places[b]
-		return cmp.Or(cmp.Compare(p.rank, q.rank), cmp.Compare(p.offset, q.offset))
-	})
-	for _, d := range blocks {
-		if ctx.Err() != nil {
-			return context.Cause(ctx)
-		}
-		p := s.places[d]
-		b := make([]byte, p.frame.Length)
-		err := p.read(b)
-		if gone(err) {
-			return fmt.Errorf("%s: %w: %w", s.Name(), ErrGone, err)
-		}
-		if err := deliver(d, p.frame, b, err); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-func (p place) read(b []byte) error {
-	n := min(int64(len(b)), p.end-p.offset)
-	clear(b[n:])
-	_, err := p.r.ReadAt(b[:n], p.offset)
-	if err == nil && p.plain != nil {
-		p.plain.fit(b, p.offset, p.frame.Digest)
-	}
-	return err
-}
-
-// gone tells the errors of a medium that was pulled out from those of a bad sector.
-func gone(err error) bool {
-	for _, e := range []error{unix.ENODEV, unix.ENXIO, unix.ENOTCONN, unix.ESTALE, unix.ENOMEDIUM, fs.ErrNotExist} {
-		if errors.Is(err, e) {
-			return true
-		}
-	}
-	return false
 }

@@ -101,12 +101,13 @@ func TestMediumFails(t *testing.T) {
 			err  error
 			gone bool
 		}{
-			{syscall.EIO, false}, {io.ErrUnexpectedEOF, false}, {os.ErrClosed, false}, {errors.New("odd"), false},
+			{syscall.EIO, false}, {io.ErrUnexpectedEOF, false}, {os.ErrClosed, true}, {errors.New("odd"), false},
 			{syscall.ENODEV, true}, {syscall.ENXIO, true}, {syscall.ENOTCONN, true}, {syscall.ESTALE, true}, {syscall.ENOMEDIUM, true},
 		} {
 			for _, from := range []int{1, 3, all} {
 				t.Run(fmt.Sprintf("%s/%v/from read %d", form.name, c.err, from), func(t *testing.T) {
 					s := scan(t, dir).Source(w)
+					s.ReadAtLeast(1)
 					reads := 0
 					s.Wrap(func(r io.ReaderAt) io.ReaderAt { return failing{r, &reads, from, c.err} })
 					h := fetch(t, s, w)
@@ -154,6 +155,7 @@ func TestOnePass(t *testing.T) {
 	write(t, dir, "layer", p.file)
 	w := cache.Wanted{Blocks: blocks(p.state), Layers: []*layer.Index{p.Index}}
 	s := scan(t, dir).Source(w)
+	s.ReadAtLeast(1)
 	var at []int64
 	s.Wrap(func(r io.ReaderAt) io.ReaderAt { return recorder{r, &at} })
 	h := fetch(t, s, w) // in the order of the digests
