@@ -40,9 +40,7 @@ func (s *Source) Fetch(ctx context.Context, blocks []image.Digest, deliver func(
 	for _, d := range blocks {
 		todo = append(todo, claim{d, s.places[d]})
 	}
-	slices.SortFunc(todo, func(p, q claim) int {
-		return cmp.Or(cmp.Compare(p.rank, q.rank), cmp.Compare(p.offset, q.offset))
-	})
+	slices.SortFunc(todo, inOrder)
 	r, err := s.turn.begin(ctx)
 	if err != nil {
 		return err
@@ -62,6 +60,15 @@ func (s *Source) Fetch(ctx context.Context, blocks []image.Digest, deliver func(
 		}
 	}
 	return nil
+}
+
+// inOrder compares claims as a head passes them: those of which it is known where they are, then the others, file by file.
+func inOrder(p, q claim) int {
+	return cmp.Or(
+		cmp.Compare(min(q.at, 0), min(p.at, 0)),
+		cmp.Compare(p.at, q.at),
+		cmp.Compare(p.rank, q.rank), cmp.Compare(p.offset, q.offset),
+	)
 }
 
 // together returns how many of the first claims are read at once, and how many bytes that are.

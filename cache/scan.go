@@ -1,21 +1,19 @@
 package cache
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
-	"os"
 	"path"
 	"slices"
 	"strings"
 
-	"golang.org/x/sys/unix"
-
 	"disksync/image"
 	"disksync/layer"
 	"disksync/vhd"
+	"disksync/volume"
 )
 
 // Limits of a scan, against media made to waste time and memory.
@@ -38,15 +36,16 @@ type Inventory struct {
 	files  []*file
 	looked int
 	tables int64 // bytes of the block tables of vhds
+	closer io.Closer
 	turn   *Turn // of the drive; nil: nobody else reads from it
 }
 
 // file is an open file of the medium.
 type file struct {
-	*os.File
+	volume.File
 	name string
 	size int64
-	rank int64 // its place among the files, for reading in order
+	rank int64 // its place among the files, for reading in order where nothing better is known
 }
 
 type vhdFile struct {
@@ -54,21 +53,50 @@ type vhdFile struct {
 	*vhd.Image
 }
 
-// Scan looks through a medium. A medium without anything of use gives an empty Inventory; an error means that its root cannot
-// be read. The caller closes the Inventory.
+// Scan looks through a mounted medium, or any folder. A medium without anything of use gives an empty Inventory; an error means that its
+// root cannot be read. The caller closes the Inventory.
 func Scan(ctx context.Context, m Medium) (*Inventory, error) {
-	root, err := os.OpenRoot(m.Dir)
+	root, err := openFolder(m.Dir)
 	if err != nil {
 		return nil, fmt.Errorf("read medium: %w", err)
 	}
-	defer root.Close()
-	inv := &Inventory{Medium: m, layers: map[image.LayerID]*file{}, vhds: map[image.UUID]*vhdFile{}}
-	if err := inv.walk(ctx, root); err != nil {
+	return ScanTrees(ctx, m, []Tree{{Tree: root}}, root)
+}
+
+// Tree is one of the file systems of a medium. Its name, as "partition 1", stands before those of its files where people are told of
+// them; it may be empty.
+type Tree struct {
+	Name string
+	volume.Tree
+}
+
+// ScanTrees is Scan for the file systems of a medium that somebody has opened, such as those of a device. closer is closed with the
+// Inventory, and when there is none.
+func ScanTrees(ctx context.Context, m Medium, trees []Tree, closer io.Closer) (*Inventory, error) {
+	inv := &Inventory{Medium: m, layers: map[image.LayerID]*file{}, vhds: map[image.UUID]*vhdFile{}, closer: closer}
+	var failed error
+	read := 0
+	for _, t := range trees {
+		err := inv.walk(ctx, t)
+		if ctx.Err() != nil {
+			inv.Close()
+			return nil, context.Cause(ctx)
+		}
+		if err != nil {
+			failed = errors.Join(failed, err)
+			inv.note("%s: %v", path.Join(t.Name, "."), err)
+			continue
+		}
+		read++
+	}
+	if read == 0 {
 		inv.Close()
-		return nil, fmt.Errorf("read medium: %w", err)
+		return nil, fmt.Errorf("read medium: %w", cmp.Or(failed, errNoTree))
 	}
 	return inv, nil
 }
+
+var errNoTree = errors.New("it has no file system")
 
 // TakeTurns makes the Sources that follow share the drive with others who read from it.
 func (inv *Inventory) TakeTurns(t *Turn) { inv.turn = t }
@@ -89,6 +117,7 @@ func (inv *Inventory) Close() {
 	for _, f := range inv.files {
 		f.Close()
 	}
+	inv.closer.Close()
 }
 
 func (inv *Inventory) note(format string, args ...any) {
@@ -102,17 +131,17 @@ func (inv *Inventory) note(format string, args ...any) {
 
 // walk looks at the files of the root, then at those of the folders in it, and so on: what lies at the top is found however full
 // the folders are.
-func (inv *Inventory) walk(ctx context.Context, root *os.Root) error {
+func (inv *Inventory) walk(ctx context.Context, t Tree) error {
 	level := []string{"."}
 	for depth := 0; depth <= maxLevels && len(level) > 0; depth++ {
 		var below []string
 		for _, dir := range level {
-			dirs, more, err := inv.folder(ctx, root, dir)
+			dirs, more, err := inv.folder(ctx, t, dir)
 			switch {
 			case err != nil && (depth == 0 || ctx.Err() != nil):
 				return err
 			case err != nil:
-				inv.note("%s: %v", dir, err)
+				inv.note("%s: %v", path.Join(t.Name, dir), err)
 			case !more:
 				return nil
 			}
@@ -124,11 +153,13 @@ func (inv *Inventory) walk(ctx context.Context, root *os.Root) error {
 }
 
 // folder looks at the files of a folder and returns the folders in it. more is false when a limit is reached.
-func (inv *Inventory) folder(ctx context.Context, root *os.Root, dir string) (dirs []string, more bool, err error) {
-	entries, err := readDir(root, dir)
-	if err != nil {
-		return nil, true, err
+func (inv *Inventory) folder(ctx context.Context, t Tree, dir string) (dirs []string, more bool, err error) {
+	entries, cut := t.ReadDir(dir)
+	if cut != nil && len(entries) == 0 {
+		return nil, true, cut
 	}
+	// In the order of the names, so that every scan of a medium sees the same.
+	slices.SortFunc(entries, func(a, b volume.Entry) int { return strings.Compare(a.Name, b.Name) })
 	for _, e := range entries {
 		if inv.looked++; inv.looked > maxEntries || len(inv.files) >= maxCandidates {
 			inv.note("more than %d names or %d files of use; the rest was not looked at", maxEntries, maxCandidates)
@@ -137,40 +168,26 @@ func (inv *Inventory) folder(ctx context.Context, root *os.Root, dir string) (di
 		if ctx.Err() != nil {
 			return nil, false, context.Cause(ctx)
 		}
-		name := path.Join(dir, e.Name())
-		switch {
-		case e.IsDir():
+		name := path.Join(dir, e.Name)
+		if e.Dir {
 			dirs = append(dirs, name)
-		case e.Type().IsRegular():
-			if err := inv.look(root, name); err != nil {
-				inv.note("%s: %v", name, err)
-			}
+		} else if err := inv.look(t, name); err != nil {
+			inv.note("%s: %v", path.Join(t.Name, name), err)
 		}
+	}
+	if cut != nil {
+		inv.note("%s: the rest of the folder was not looked at: %v", path.Join(t.Name, dir), cut)
 	}
 	return dirs, true, nil
 }
 
-// readDir lists a folder in the order of the names, so that every scan of a medium sees the same.
-func readDir(root *os.Root, dir string) ([]fs.DirEntry, error) {
-	d, err := root.Open(dir)
-	if err != nil {
-		return nil, err
-	}
-	defer d.Close()
-	entries, err := d.ReadDir(maxEntries)
-	if err != nil && !errors.Is(err, io.EOF) {
-		return nil, err
-	}
-	slices.SortFunc(entries, func(a, b fs.DirEntry) int { return strings.Compare(a.Name(), b.Name()) })
-	return entries, nil
-}
-
 // look opens a file and keeps it when it is a layer, a part of one, or a VHD.
-func (inv *Inventory) look(root *os.Root, name string) error {
-	f, err := openRegular(root, name)
+func (inv *Inventory) look(t Tree, name string) error {
+	opened, err := t.Open(name)
 	if err != nil {
 		return err
 	}
+	f := &file{File: opened, name: path.Join(t.Name, name), size: opened.Size()}
 	kept, err := inv.recognise(f)
 	if !kept {
 		f.Close()
@@ -179,28 +196,6 @@ func (inv *Inventory) look(root *os.Root, name string) error {
 	f.rank = int64(len(inv.files))
 	inv.files = append(inv.files, f)
 	return err
-}
-
-// openRegular opens a file that was regular when the folder was listed, and makes sure that it still is: a pipe or a link in
-// its place must not be opened or followed.
-func openRegular(root *os.Root, name string) (*file, error) {
-	before, err := root.Lstat(name)
-	if err != nil {
-		return nil, err
-	}
-	f, err := root.OpenFile(name, os.O_RDONLY|unix.O_NONBLOCK|unix.O_NOFOLLOW, 0)
-	if err != nil {
-		return nil, err
-	}
-	st, err := f.Stat()
-	if err == nil && (!st.Mode().IsRegular() || !os.SameFile(before, st)) {
-		err = errors.New("is not the regular file that it was")
-	}
-	if err != nil {
-		f.Close()
-		return nil, err
-	}
-	return &file{File: f, name: name, size: st.Size()}, nil
 }
 
 // footerTail is how much of the end of a file tells whether it is a VHD: a footer, which may lack a byte.

@@ -223,19 +223,32 @@ func TestHostileNames(t *testing.T) {
 		t.Errorf("found %s", inv.Summary())
 	}
 
-	root, err := os.OpenRoot(dir)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer root.Close()
 	// Between the listing and the opening of a name it may become anything.
-	for _, name := range []string{"absolute", "relative", "folder", "within", "itself", "up", "gone", "device", "pipe", "socket", "zero", "inside", "../" + filepath.Base(outside) + "/secret", secret} {
-		if err := cache.OpenRegular(root, name); err == nil {
-			t.Errorf("%s was opened", name)
+	for _, old := range []bool{false, true} {
+		f, err := cache.OpenFolder(dir, old)
+		if err != nil {
+			t.Fatal(err)
 		}
-	}
-	if err := cache.OpenRegular(root, "inside/layer"); err != nil {
-		t.Error(err)
+		defer f.Close()
+		if f.Beneath() == old {
+			t.Errorf("openat2 is used: %v", !old)
+		}
+		for _, name := range []string{
+			"absolute", "relative", "folder", "within", "itself", "up", "gone", "device", "pipe", "socket", "zero", "inside", "descriptor",
+			"../" + filepath.Base(outside) + "/secret", secret, "folder/secret", "up/x",
+		} {
+			if _, err := f.Open(name); err == nil {
+				t.Errorf("%s was opened", name)
+			}
+			if _, err := f.ReadDir(name); err == nil && name != "inside" {
+				t.Errorf("%s was listed", name)
+			}
+		}
+		o, err := f.Open("inside/layer")
+		if err != nil {
+			t.Fatal(err)
+		}
+		o.Close()
 	}
 }
 

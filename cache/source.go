@@ -39,6 +39,7 @@ type Source struct {
 
 // place says where a block is: in a layer file or a part of one, or in a disk made up of VHD files.
 type place struct {
+	at     int64 // on the medium, about; -1: not known
 	rank   int64 // of the file
 	r      io.ReaderAt
 	offset int64
@@ -89,7 +90,7 @@ func (s *Source) addLayer(f *file, x *layer.Index, w Wanted) {
 		}
 		// Of two frames of a block that which refers to fewer others can be unpacked earlier.
 		if p, there := s.places[fr.Digest]; !there || fr.Level < p.frame.Level {
-			s.places[fr.Digest] = place{rank: f.rank, r: f, offset: fr.Offset, end: f.size, frame: fr}
+			s.places[fr.Digest] = place{at: f.Place(fr.Offset), rank: f.rank, r: f.File, offset: fr.Offset, end: f.size, frame: fr}
 		}
 	}
 }
@@ -131,8 +132,10 @@ func (inv *Inventory) addDisk(s *Source, st image.State, id image.UUID, w Wanted
 	if leaf == nil {
 		return
 	}
+	files := []*vhdFile{leaf}
 	c, err := vhd.Resolve(leaf.Image, func(child *vhd.Image) (*vhd.Image, error) {
 		if p := inv.vhds[child.ParentUUID()]; p != nil {
+			files = append(files, p)
 			return p.Image, nil
 		}
 		return nil, vhd.NoParent
@@ -150,15 +153,33 @@ func (inv *Inventory) addDisk(s *Source, st image.State, id image.UUID, w Wanted
 		if _, there := s.places[d]; there {
 			continue
 		}
-		// A block that no file has cannot be the wanted one, which is not zero; it was cut off or left out.
-		if next, err := c.NextData(start); err != nil || next >= start+image.BlockSize {
-			continue
+		at, ok := findBlock(files, start)
+		if !ok {
+			continue // it was cut off or left out: the wanted one is not zero
 		}
 		s.places[d] = place{
-			rank: leaf.rank, r: c, offset: start, end: c.Size(), plain: plain,
+			at: at, rank: leaf.rank, r: c, offset: start, end: c.Size(), plain: plain,
 			frame: layer.Frame{Block: block, Codec: layer.Stored, Length: image.BlockSize, Digest: d},
 		}
 	}
+}
+
+// findBlock returns where on the medium the files of a chain, the leaf first, have the block that begins at off; -1 when that is not
+// known. ok is false when none has any of it. Only the tables of the files are asked, which are in memory: a look at what a block
+// holds costs a disc drive as long as reading it.
+func findBlock(files []*vhdFile, off int64) (at int64, ok bool) {
+	for _, f := range files {
+		h, table := f.Header()
+		if !table {
+			return f.File.Place(off), off < f.Image.Size()
+		}
+		for p := off; p < min(off+image.BlockSize, f.Image.Size()); p += h.BlockSize {
+			if at, ok := f.Image.Place(int(p / h.BlockSize)); ok {
+				return f.File.Place(at), true
+			}
+		}
+	}
+	return -1, false
 }
 
 // Kind returns the kind of the medium.

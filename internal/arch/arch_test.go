@@ -36,7 +36,7 @@ var rules = map[string]rule{
 	"volume":      {"", ""},
 	"layer":       {"image internal/lzma", "github.com/klauspost/compress golang.org/x/sync"},
 	"config":      {"internal/durable internal/limit", "github.com/pelletier/go-toml/v2"},
-	"cache":       {"diskmap image layer vhd", "golang.org/x/sys"},
+	"cache":       {"diskmap image layer vhd volume", "golang.org/x/sys"},
 	"syncclient":  {"api image layer internal/limit internal/problem", "golang.org/x/sys"},
 	"media":       {"api image layer syncclient internal/durable internal/problem", ""},
 	"publish":     {"api diskmap image layer syncclient vhd vhd/vhdfile internal/problem", "github.com/klauspost/compress golang.org/x/sys"},
