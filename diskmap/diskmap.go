@@ -191,6 +191,14 @@ func (r region) read(b []byte, off int64) error {
 	return fmt.Errorf("read the disk at %d: %w", r.off+off, err)
 }
 
+// ReadAt reads all of b, as read does.
+func (r region) ReadAt(b []byte, off int64) (int, error) {
+	if err := r.read(b, off); err != nil {
+		return 0, err
+	}
+	return len(b), nil
+}
+
 // bytes reads n bytes; n must have been bounded.
 func (r region) bytes(off, n int64) ([]byte, error) {
 	b := make([]byte, n)

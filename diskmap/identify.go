@@ -3,6 +3,7 @@ package diskmap
 import (
 	"bytes"
 	"encoding/binary"
+	"errors"
 
 	exfatfs "disksync/volume/exfat"
 	fatfs "disksync/volume/fat"
@@ -44,6 +45,15 @@ var marks = []struct {
 	{exfatfs.IsBoot, ExFAT, openExFAT},
 	{fatfs.IsBoot, FAT32, openFAT},
 	{isSwap, Swap, openSwap},
+}
+
+// Identify returns the kind of what a disk or partition begins with, and Unknown when nothing is recognised. An error is one of reading it.
+func Identify(d Disk) (Kind, error) {
+	kind, _, err := identify(region{d, 0, d.Size()})
+	if _, ok := errors.AsType[*kept](err); ok {
+		err = nil
+	}
+	return kind, err
 }
 
 // identify tells what is in a volume from what it begins with. The opener is nil for what has nothing to tell.

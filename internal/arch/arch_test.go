@@ -31,7 +31,7 @@ var rules = map[string]rule{
 	"image":       {"", ""},
 	"api":         {"image", ""},
 	"vhd":         {"image", ""},
-	"diskmap":     {"volume volume/exfat volume/ext volume/fat volume/ntfs/format", ""},
+	"diskmap":     {"volume volume/exfat volume/ext volume/fat volume/ntfs/format volume/table", ""},
 	"vhd/vhdfile": {"image vhd", "golang.org/x/sys"},
 	"volume":      {"", ""},
 	"layer":       {"image internal/lzma", "github.com/klauspost/compress golang.org/x/sync"},
@@ -56,6 +56,8 @@ var rules = map[string]rule{
 	"cmd/vhd-util": {"image vhd vhd/vhdfile internal/cli internal/durable internal/problem internal/progress internal/release",
 		"github.com/spf13/cobra"},
 
+	"volume/detect":      {"diskmap volume volume/…", ""},
+	"volume/table":       {"", ""},
 	"volume/exfat":       {"volume volume/fat", ""},
 	"volume/ext":         {"volume", ""},
 	"volume/fat":         {"volume", ""},
@@ -90,7 +92,7 @@ var rules = map[string]rule{
 
 // pure packages take readers and bytes and return values: no files, no network, no clock, no logging.
 var pure = []string{"image", "vhd", "layer", "api", "diskmap", "internal/lzma",
-	"volume", "volume/exfat", "volume/ext", "volume/fat", "volume/iso9660", "volume/ntfs", "volume/ntfs/format", "volume/udf"}
+	"volume", "volume/exfat", "volume/ext", "volume/fat", "volume/iso9660", "volume/ntfs", "volume/ntfs/format", "volume/udf", "volume/detect", "volume/table"}
 
 var notPure = []string{"os", "net", "net/http", "log", "log/slog", "os/exec", "syscall"}
 
