@@ -114,10 +114,10 @@ func (inv *Inventory) taken() (pass func()) {
 
 // Close closes the files. It is safe to call while a Source reads, which then ends with ErrGone.
 func (inv *Inventory) Close() {
+	inv.closer.Close() // first, so that nobody waits for what reads still
 	for _, f := range inv.files {
 		f.Close()
 	}
-	inv.closer.Close()
 }
 
 func (inv *Inventory) note(format string, args ...any) {
