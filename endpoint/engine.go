@@ -26,6 +26,8 @@ type Options struct {
 	Log *slog.Logger
 	// Finder finds media; the zero value looks at this machine.
 	Finder cache.Finder
+	// Reader is the program that reads devices and image files, as mediachild.Options has it; nil: this program.
+	Reader []string
 	// GiveUp is how long the line may be interrupted before an operation ends with an error; 0: it never does.
 	GiveUp time.Duration
 	// Now tells the time; nil: time.Now.
@@ -40,6 +42,7 @@ type Engine struct {
 	config *config.Store
 	log    *slog.Logger
 	finder cache.Finder
+	reader []string
 	giveUp time.Duration
 	now    func() time.Time
 	unlock func() error
@@ -93,7 +96,7 @@ func open(ctx context.Context, o Options, fsys durable.FS) (*Engine, error) {
 		o.Now = time.Now
 	}
 	e := &Engine{
-		dir: o.Dir, fsys: fsys, log: o.Log, finder: o.Finder, giveUp: o.GiveUp, now: o.Now, watch: newWatchers(),
+		dir: o.Dir, fsys: fsys, log: o.Log, finder: o.Finder, reader: o.Reader, giveUp: o.GiveUp, now: o.Now, watch: newWatchers(),
 		seen: map[string]seenImage{},
 	}
 	var err error

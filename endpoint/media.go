@@ -38,12 +38,12 @@ func (e *Engine) media(named []string) (use []cache.Medium, notes []string, err 
 	all = append(all, found...)
 	seen := map[string]bool{}
 	for _, m := range all {
-		if seen[m.Dir] {
+		if seen[m.Place()] {
 			continue
 		}
-		seen[m.Dir] = true
+		seen[m.Place()] = true
 		if s := setting(m.Kind); !e.Settings().Bool(s) {
-			notes = append(notes, fmt.Sprintf("%s is not used: the administrator has turned %s off", m.Dir, s))
+			notes = append(notes, fmt.Sprintf("%s is not used: the administrator has turned %s off", m.Place(), s))
 			continue
 		}
 		use = append(use, m)
@@ -59,7 +59,7 @@ func setting(k cache.Kind) string {
 	return config.EnableUSBCache
 }
 
-// namedMedium reads FOLDER, usb:FOLDER or dvd:FOLDER. A folder is taken for a stick, or for what is said, unless it is on a
+// namedMedium reads PLACE, usb:PLACE or dvd:PLACE: a folder, a device or an image file. It is taken for a stick, or for what is said, unless it is on a
 // medium whose kind the system knows: what IT has turned off is not brought in under another name.
 func (e *Engine) namedMedium(s string) (cache.Medium, error) {
 	dir, kind := s, cache.USB
@@ -69,9 +69,9 @@ func (e *Engine) namedMedium(s string) (cache.Medium, error) {
 		dir, kind = rest, cache.DVD
 	}
 	if dir == "" {
-		return cache.Medium{}, problem.New("DS-USAGE", problem.Usage, nil, "--media needs a folder", "", "name one that holds files of a stick or disc")
+		return cache.Medium{}, problem.New("DS-USAGE", problem.Usage, nil, "--media needs a folder, a device or an image file", "", "name one that holds files of a stick or disc")
 	}
-	return cache.Medium{Kind: e.finder.KindOf(dir, kind), Dir: dir}, nil
+	return e.finder.Named(dir, kind), nil
 }
 
 // scanMedia looks through the media. One that cannot be read is left out with a note. The caller closes the inventories.
@@ -81,13 +81,13 @@ func (e *Engine) scanMedia(ctx context.Context, named []string) (invs []*cache.I
 		return nil, nil, err
 	}
 	for _, m := range use {
-		inv, err := cache.Scan(ctx, m)
+		inv, err := e.look(ctx, m)
 		if ctx.Err() != nil {
 			closeAll(invs)
 			return nil, nil, context.Cause(ctx)
 		}
 		if err != nil {
-			notes = append(notes, fmt.Sprintf("%s is not used: %v", m.Dir, err))
+			notes = append(notes, fmt.Sprintf("%s is not used: %v", m.Place(), err))
 			continue
 		}
 		invs = append(invs, inv)
@@ -118,7 +118,7 @@ func (e *Engine) Media(ctx context.Context, named []string) ([]MediumInfo, error
 	}
 	for _, m := range append(all, found...) {
 		info := MediumInfo{Medium: m, Used: e.Settings().Bool(setting(m.Kind))}
-		inv, err := cache.Scan(ctx, m)
+		inv, err := e.look(ctx, m)
 		if err != nil {
 			info.Notes = []string{err.Error()}
 			out = append(out, info)

@@ -32,7 +32,7 @@ type Request struct {
 	VM    string `json:"vm,omitempty"`    // download: "" means the image's name
 	// Version is what the user asked for; 0: what the administrator means for the user.
 	Version image.Version `json:"version,omitempty"`
-	Media   []string      `json:"media,omitempty"` // folders to look at besides mounted media
+	Media   []string      `json:"media,omitempty"` // folders, devices and image files to look at besides mounted media
 	// Replace lets an update of a static VM put the user's changed disk aside.
 	Replace bool `json:"replace,omitempty"`
 	// Limit is how much of the line this may take, as the setting download-limit, which holds as well.

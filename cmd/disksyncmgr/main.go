@@ -43,7 +43,7 @@ func newRoot() *cobra.Command {
 	f.DurationVar(&o.patience, "patience", defaultPatience, "with --standalone: how long the line may stand still before giving up; 0: for ever")
 	root.AddCommand(
 		newServe(o), newRegister(o), newLogin(o), newLogout(o), newList(o), newDownload(o), newUpdate(o), newRollback(o),
-		newVerify(o), newVMs(o), newRemove(o), newExport(o), newMedia(o), newStatus(o), newPause(o), newResume(o), newCancel(o),
+		newVerify(o), newVMs(o), newRemove(o), newExport(o), newMedia(o), newStatus(o), newPause(o), newResume(o), newCancel(o), newReadMedia(),
 	)
 	return root
 }

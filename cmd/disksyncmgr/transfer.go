@@ -11,6 +11,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"disksync/cache"
 	"disksync/endpoint"
 	"disksync/image"
 	"disksync/internal/cli"
@@ -27,7 +28,7 @@ type transferFlags struct {
 }
 
 func (f *transferFlags) add(c *cobra.Command, withVersion bool) {
-	c.Flags().StringArrayVar(&f.media, "media", nil, "also look in this `folder`, as on a stick (dvd:FOLDER: as on a disc); may be repeated")
+	c.Flags().StringArrayVar(&f.media, "media", nil, "also look in this `place`: a folder, a device or an image file, as on a stick (dvd:PLACE: as on a disc); may be repeated")
 	c.Flags().StringVar(&f.limit, "limit", "", "take at most this `limit` of the line: 500K, 10M, 60%, 1M@Mon-Fri/8-18")
 	c.Flags().BoolVar(&f.asJSON, "json", false, "print the receipt, or with --plan the plan, as JSON")
 	if withVersion {
@@ -66,7 +67,7 @@ func (f *transferFlags) run(cmd *cobra.Command, d door, r endpoint.Request) erro
 	})
 }
 
-// absolute makes the folders of media absolute: the service does not run where the user stands.
+// absolute makes the paths of media absolute: the service does not run where the user stands.
 func absolute(media []string) ([]string, error) {
 	var out []string
 	for _, m := range media {
@@ -83,9 +84,9 @@ func absolute(media []string) ([]string, error) {
 		if st, err := os.Stat(dir); errors.Is(err, fs.ErrPermission) {
 			// Whether it is there, the service can say.
 		} else if err != nil {
-			return nil, problem.New("DS-MEDIA", problem.NotFound, err, "there is no medium at "+m, "nothing was changed", "plug it in and mount it, or leave out --media")
-		} else if !st.IsDir() {
-			return nil, cli.UsageError("%s is not a folder", m)
+			return nil, problem.New("DS-MEDIA", problem.NotFound, err, "there is no medium at "+m, "nothing was changed", "plug it in, or leave out --media")
+		} else if !cache.IsPlace(st) {
+			return nil, cli.UsageError("%s is not a folder, a device or an image file", m)
 		}
 		out = append(out, kind+dir)
 	}

@@ -131,7 +131,7 @@ func newMedia(o *options) *cobra.Command {
 		},
 	}
 	c.Flags().BoolVar(&asJSON, "json", false, "print as JSON")
-	c.Flags().StringArrayVar(&folders, "media", nil, "also look in this `folder`; may be repeated")
+	c.Flags().StringArrayVar(&folders, "media", nil, "also look in this `place`: a folder, a device or an image file; may be repeated")
 	return c
 }
 

@@ -44,12 +44,18 @@ func open(d *volume.Device, readers []Reader) (volume.Volume, error) {
 	case err != nil:
 		return nil, err
 	case kind == diskmap.Blank:
-		return nil, fmt.Errorf("%w that can be read: it is blank", volume.ErrOther)
+		return nil, nothing("it is blank")
 	case kind == diskmap.Unknown:
-		return nil, fmt.Errorf("%w that can be read: nothing is recognised", volume.ErrOther)
+		return nil, nothing("nothing is recognised")
 	}
-	return nil, fmt.Errorf("%w that can be read: it has the marks of %s", volume.ErrOther, kind)
+	return nil, nothing("it has the marks of " + string(kind))
 }
+
+// nothing says what was seen where there is no file system that can be read.
+type nothing string
+
+func (n nothing) Error() string { return "no file system that can be read: " + string(n) }
+func (n nothing) Unwrap() error { return volume.ErrOther }
 
 // Found is a volume of a device.
 type Found struct {

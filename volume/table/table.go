@@ -26,6 +26,7 @@ const (
 // Fault is what is wrong with a table; other errors are those of the disk.
 type Fault struct{ Why string }
 
+// Error implements error.
 func (f *Fault) Error() string { return f.Why }
 
 func fault(format string, args ...any) error { return &Fault{fmt.Sprintf(format, args...)} }

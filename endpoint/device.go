@@ -1,0 +1,35 @@
+package endpoint
+
+import (
+	"context"
+
+	"disksync/cache"
+	"disksync/internal/mediachild"
+)
+
+// look looks through a medium: in its folder, or, where nothing is mounted, on its device, which a child reads.
+func (e *Engine) look(ctx context.Context, m cache.Medium) (*cache.Inventory, error) {
+	if m.Dir != "" || m.Device == "" {
+		return cache.Scan(ctx, m)
+	}
+	d, err := mediachild.Open(m.Device, mediachild.Options{Command: e.reader, Log: e.log})
+	if err != nil {
+		return nil, err
+	}
+	// Who does not want to wait any more ends the child.
+	stop := context.AfterFunc(ctx, func() { d.Close() })
+	var trees []cache.Tree
+	for _, v := range d.Volumes() {
+		trees = append(trees, cache.Tree{Name: v.Name(), Tree: v})
+	}
+	inv, err := cache.ScanTrees(ctx, m, trees, d)
+	if !stop() && err == nil {
+		inv.Close()
+		err = context.Cause(ctx)
+	}
+	if err != nil {
+		return nil, err
+	}
+	inv.Notes = append(inv.Notes, d.Notes()...)
+	return inv, nil
+}
