@@ -89,6 +89,7 @@ var rules = map[string]rule{
 	"internal/testkit":              {"internal/testkit/privbus", ""},
 	"internal/testkit/lab":          {"api image media publish syncclient synchronizer", ""},
 	"internal/testkit/privbus":      {"", "github.com/godbus/dbus/v5"},
+	"internal/testkit/slowdisk":     {"", "github.com/hanwen/go-fuse"},
 	"internal/testkit/script":       {"internal/testkit internal/testkit/lab vhd", "github.com/rogpeppe/go-internal"},
 }
 
