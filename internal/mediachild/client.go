@@ -72,7 +72,7 @@ func Open(path string, o Options) (*Device, error) {
 		return nil, errors.Join(err, f.Close())
 	}
 	if len(c.missing) > 0 {
-		o.Log.Warn("media are read with fewer restrictions than there could be", "missing", c.missing)
+		o.Log.Info("media are read with fewer restrictions than there could be", "missing", c.missing)
 	}
 	d.notes = c.notes
 	for i, v := range c.volumes {
