@@ -108,7 +108,7 @@ func (d *Device) begin() (*child, error) {
 	d.starts++
 	c, err := start(d.file, d.o.Command, d.o.Timeout)
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w", d.path, err)
+		return nil, err
 	}
 	d.living.Lock()
 	defer d.living.Unlock()
