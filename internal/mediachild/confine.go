@@ -121,5 +121,9 @@ func landlock() error {
 		return errno
 	}
 	defer unix.Close(int(fd))
-	return onAllThreads(unix.SYS_LANDLOCK_RESTRICT_SELF, fd, 0, 0)
+	_, _, errno = syscall.AllThreadsSyscall(unix.SYS_LANDLOCK_RESTRICT_SELF, fd, 0, 0)
+	if errno != 0 {
+		return errno // which it is where the program has C in it
+	}
+	return nil
 }
