@@ -13,7 +13,8 @@ PARSERS = \
 	vhd:FuzzOpen vhd:FuzzChain vhd:FuzzCheck vhd:FuzzRepair vhd/vhdfile:FuzzInspect layer:FuzzReadIndex \
 	layer:FuzzDifference internal/lzma:FuzzDecode internal/limit:FuzzParse image:FuzzVerifyManifest image:FuzzParseState \
 	cache:FuzzScan diskmap:FuzzScan volume/udf:FuzzOpen volume/iso9660:FuzzOpen volume/fat:FuzzOpen volume/exfat:FuzzOpen \
-	volume/ext:FuzzOpen volume/ntfs:FuzzOpen volume/table:FuzzPartitions syncclient:FuzzParts xec:FuzzParseValue xec:FuzzParseObject
+	volume/ext:FuzzOpen volume/ntfs:FuzzOpen volume/table:FuzzPartitions internal/mediachild:FuzzAnswers syncclient:FuzzParts \
+	xec:FuzzParseValue xec:FuzzParseObject
 
 .PHONY: demo test build gate fuzz soak bench clean
 

@@ -115,6 +115,10 @@ func (c *child) greet(timeout time.Duration) error {
 	if err != nil {
 		return err
 	}
+	return c.introduction(a)
+}
+
+func (c *child) introduction(a *answer) error {
 	if string(a.take(len(magic))) != magic || a.u8() != version {
 		return errNonsense
 	}

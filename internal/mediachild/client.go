@@ -220,21 +220,26 @@ func (v *Volume) ReadDir(dir string) ([]volume.Entry, error) {
 	m.u8(byte(v.index))
 	m.text(dir, maxRequest/2)
 	var entries []volume.Entry
-	err := v.d.request(m, func(a *answer) error {
-		n := a.u32()
-		if n > volume.MaxEntries {
-			return errNonsense
-		}
-		for range n {
-			e := volume.Entry{Dir: a.u8() != 0, Size: a.i64(), Name: a.text(volume.MaxName)}
-			if a.bad || e.Size < 0 || e.Size > volume.MaxFile || !volume.ValidName(e.Name) {
-				return errNonsense
-			}
-			entries = append(entries, e)
-		}
-		return nil
+	err := v.d.request(m, func(a *answer) (err error) {
+		entries, err = readEntries(a)
+		return err
 	})
 	return entries, err
+}
+
+func readEntries(a *answer) (entries []volume.Entry, err error) {
+	n := a.u32()
+	if n > volume.MaxEntries {
+		return nil, errNonsense
+	}
+	for range n {
+		e := volume.Entry{Dir: a.u8() != 0, Size: a.i64(), Name: a.text(volume.MaxName)}
+		if a.bad || e.Size < 0 || e.Size > volume.MaxFile || !volume.ValidName(e.Name) {
+			return nil, errNonsense
+		}
+		entries = append(entries, e)
+	}
+	return entries, nil
 }
 
 // Open implements volume.Tree.

@@ -1,5 +1,7 @@
 package mediachild
 
+import "disksync/volume"
+
 // Pid returns the number of the device's child.
 func (d *Device) Pid() int {
 	d.living.Lock()
@@ -15,3 +17,13 @@ func (d *Device) Asked() bool {
 	}
 	return true
 }
+
+// Introduce reads what a child says first.
+func Introduce(b []byte) (volumes, notes int, err error) {
+	c := &child{}
+	err = c.introduction(&answer{b: b})
+	return len(c.volumes), len(c.notes) + len(c.missing), err
+}
+
+// Entries reads what a child says of a folder.
+func Entries(b []byte) ([]volume.Entry, error) { return readEntries(&answer{b: b}) }
