@@ -22,8 +22,9 @@ func TestTurns(t *testing.T) {
 		var drives cache.Drives
 		stick := cache.Medium{Drive: "sdb", Device: "/dev/sdb1"}
 		turn := drives.Turn(stick)
+		nowhere := drives.Turn(cache.Medium{})
 		if turn != drives.Turn(cache.Medium{Drive: "sdb", Device: "/dev/sdb2"}) || turn == drives.Turn(cache.Medium{Drive: "sdc"}) ||
-			drives.Turn(cache.Medium{}) == drives.Turn(cache.Medium{}) {
+			nowhere == drives.Turn(cache.Medium{}) {
 			t.Fatal("a drive is taken for another")
 		}
 		if err := turn.Take(t.Context()); err != nil {

@@ -134,7 +134,7 @@ func (f *oddFile) ReadAt(p []byte, off int64) (int, error) {
 
 func bomb() {
 	var kept [][]byte
-	for {
+	for len(kept) < 1<<20 {
 		b := make([]byte, 16<<20)
 		for i := 0; i < len(b); i += 4096 {
 			b[i] = 1
