@@ -140,7 +140,7 @@ func (j *Job) Plan(ctx context.Context) (*Plan, error) {
 		}
 	}
 	for _, inv := range j.Media {
-		p.Media = append(p.Media, MediumPlan{Medium: inv.Medium, Found: inv.Summary(), Blocks: p.perMedium[inv.Medium.Dir], Notes: inv.Notes})
+		p.Media = append(p.Media, MediumPlan{Medium: inv.Medium, Found: inv.Summary(), Blocks: p.perMedium[inv.Medium.Place()], Notes: inv.Notes})
 	}
 	p.Seconds, p.Unknown = j.estimate(p.Bytes, p.behind)
 	p.Free, err = j.Store.fsys.Free()

@@ -212,7 +212,7 @@ func printPlan(w io.Writer, p endpoint.PlanReport) {
 	printLine(w, "  space: up to %s needed, %s free", progress.Bytes(p.Needed), progress.Bytes(p.Free))
 	printLine(w, "  time: %s", estimate(p))
 	for _, m := range p.Media {
-		printLine(w, "  medium %s (%s): %s; gives %d blocks", m.Dir, m.Kind, m.Found, m.Blocks)
+		printLine(w, "  medium %s (%s): %s; gives %d blocks", m.Place(), m.Kind, m.Found, m.Blocks)
 		for _, n := range m.Notes {
 			printLine(w, "    %s", n)
 		}
