@@ -68,6 +68,7 @@ type world struct {
 	front  *front
 	dir    string // the endpoint's state folder
 	finder cache.Finder
+	reader []string // that reads devices; nil: this program, which does not
 	e      *endpoint.Engine
 }
 
@@ -128,7 +129,7 @@ func (w *world) open() {
 	w.Helper()
 	var err error
 	// A line that fails once has failed for good: nobody here waits for it to come back.
-	if w.e, err = endpoint.Open(context.Background(), endpoint.Options{Dir: w.dir, Finder: w.finder, GiveUp: time.Nanosecond}); err != nil {
+	if w.e, err = endpoint.Open(context.Background(), endpoint.Options{Dir: w.dir, Finder: w.finder, Reader: w.reader, GiveUp: time.Nanosecond}); err != nil {
 		w.Fatal(err)
 	}
 }
