@@ -1,7 +1,6 @@
 package diskmap
 
 import (
-	"bytes"
 	"cmp"
 	"errors"
 	"fmt"
@@ -140,6 +139,3 @@ func disjoint(parts []partition, taken []span) error {
 	}
 	return nil
 }
-
-// blankSince tells whether b is zeros from a place on.
-func blankSince(b []byte, at int) bool { return len(bytes.Trim(b[at:], "\x00")) == 0 }
