@@ -121,9 +121,9 @@ func (c *Client) Offers(ctx context.Context) ([]api.Offer, error) {
 }
 
 // Media is endpoint.Engine.Media.
-func (c *Client) Media(ctx context.Context, folders []string) ([]endpoint.MediumInfo, error) {
-	var v []endpoint.MediumInfo
-	return v, c.get(ctx, &v, "media", append([]string{}, folders...))
+func (c *Client) Media(ctx context.Context, folders []string, name string) (*endpoint.MediaReport, error) {
+	v := new(endpoint.MediaReport)
+	return v, c.get(ctx, v, "media_for", append([]string{}, folders...), name)
 }
 
 // Plan is endpoint.Engine.Plan.

@@ -101,7 +101,7 @@ func checkInstalled(t *testing.T, readme, sysroot string) {
 func checkUnits(t *testing.T, sysroot string) {
 	t.Helper()
 	analyze := testkit.Tool(t, "systemd-analyze")
-	for unit, limit := range map[string]string{"disksyncmgr.service": "23", "synchronizer.service": "12"} {
+	for unit, limit := range map[string]string{"disksyncmgr.service": "24", "synchronizer.service": "12"} {
 		name := filepath.Join(sysroot, "usr/lib/systemd/system", unit)
 		b, err := os.ReadFile(name)
 		if err != nil {

@@ -34,7 +34,7 @@ func (s *server) exportAll() error {
 			"registration": {look, s.registration}, "operations": {look, s.operations}, "operation": {look, s.operation},
 			"vms":   {look, s.vms},
 			"probe": {change, s.probe}, "register": {change, s.register}, "login": {change, s.login}, "logout": {change, s.logout},
-			"offers": {change, s.offers}, "media": {change, s.media}, "plan": {change, s.plan}, "start": {change, s.start},
+			"offers": {change, s.offers}, "media": {change, s.media}, "media_for": {change, s.mediaFor}, "plan": {change, s.plan}, "start": {change, s.start},
 			"rollback": {change, s.rollback}, "remove": {change, s.remove}, "export": {change, s.export},
 		},
 	}

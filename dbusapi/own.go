@@ -57,7 +57,15 @@ func (s *server) logout() *dbus.Error { return own(s.e.Logout(s.ctx)) }
 func (s *server) offers() (string, *dbus.Error) { return asJSON(s.e.Offers(s.ctx)) }
 
 func (s *server) media(folders []string) (string, *dbus.Error) {
-	return asJSON(s.e.Media(s.ctx, folders))
+	rep, err := s.e.Media(s.ctx, folders, "")
+	if err != nil {
+		return "", own(err)
+	}
+	return asJSON(rep.Media, nil)
+}
+
+func (s *server) mediaFor(folders []string, name string) (string, *dbus.Error) {
+	return asJSON(s.e.Media(s.ctx, folders, name))
 }
 
 // parseRequest reads a request of one of the kinds.

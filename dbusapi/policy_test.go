@@ -116,6 +116,7 @@ var (
 		{"/", ownFace + ".logout", nil},
 		{"/", ownFace + ".offers", nil},
 		{"/", ownFace + ".media", []string{"@as []"}},
+		{"/", ownFace + ".media_for", []string{"@as []", "win7"}},
 		{"/", ownFace + ".plan", []string{`'{"kind":"download"}'`}},
 		{"/", ownFace + ".start", []string{`'{"kind":"verify"}'`}},
 		{"/", ownFace + ".rollback", []string{"win7"}},

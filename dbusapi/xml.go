@@ -50,6 +50,7 @@ const xmlOwn = `  <interface name="` + ifaceOwn + `">
     <method name="logout"/>
     <method name="offers"><arg name="json" type="s" direction="out"/></method>
     <method name="media"><arg name="folders" type="as" direction="in"/><arg name="json" type="s" direction="out"/></method>
+    <method name="media_for"><arg name="folders" type="as" direction="in"/><arg name="image" type="s" direction="in"/><arg name="json" type="s" direction="out"/></method>
     <method name="plan"><arg name="request" type="s" direction="in"/><arg name="json" type="s" direction="out"/></method>
     <method name="start"><arg name="request" type="s" direction="in"/><arg name="disk_group" type="o" direction="out"/></method>
     <method name="operations"><arg name="json" type="s" direction="out"/></method>

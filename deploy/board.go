@@ -21,16 +21,18 @@ const (
 
 // board knows which blocks are still to be got and which source is to get each: the first in the order of preference that
 // claims to have it and has not failed to give it. A block that fails moves on to the next source alone; when a source is
-// given up, all that it has not yet delivered moves on. It is safe for concurrent use.
+// given up, all that it has not yet delivered moves on. Sources may join and leave (see join). It is safe for concurrent use.
 type board struct {
-	sources []*sourceState
-
-	mu     sync.Mutex
-	change *sync.Cond
-	left   int // blocks that are neither done nor failed
-	blocks map[image.Digest]*blockState
-	failed int
-	cause  error // of the first block that no source could give
+	mu      sync.Mutex
+	change  *sync.Cond
+	sources []*sourceState // in the order in which they came, by which they are numbered
+	order   []int          // the numbers in the order of preference
+	left    int            // blocks that are neither done nor failed
+	blocks  map[image.Digest]*blockState
+	failed  int
+	cause   error // of the first block that no source could give
+	over    chan struct{}
+	bad     func(Source, error) // told of each block that a source did not give; may be nil
 }
 
 // sourceState is a source and what became of it. The fields below the line are guarded by board.mu.
@@ -39,6 +41,7 @@ type sourceState struct {
 	tries int // attempts for one block
 
 	queue  []image.Digest
+	recall bool  // its Fetch is to end: others have some of its blocks
 	dead   error // why it was given up
 	inARow int   // failures since the last success
 	bad    int   // blocks that it failed to give
@@ -48,23 +51,20 @@ type sourceState struct {
 }
 
 type blockState struct {
-	source int  // the one that has it now
-	tries  int  // with that source
-	inHand bool // a worker has it, as that source delivered it
-	failed bool
-	final  bool // done, or no source is left
+	source int   // the one that has it now
+	failed []int // those that did not give it
+	tries  int   // with that source
+	inHand bool  // a worker has it, as that source delivered it
+	final  bool  // done, or no source is left
+	lost   bool  // no source is left
 }
 
 // newBoard hands the blocks out to the sources.
 func newBoard(sources []Source, blocks []image.Digest) *board {
-	b := &board{blocks: make(map[image.Digest]*blockState, len(blocks)), left: len(blocks)}
+	b := &board{blocks: make(map[image.Digest]*blockState, len(blocks)), left: len(blocks), over: make(chan struct{})}
 	b.change = sync.NewCond(&b.mu)
 	for _, s := range sources {
-		tries := 1
-		if s.Kind() == Network {
-			tries = networkTries
-		}
-		b.sources = append(b.sources, &sourceState{Source: s, tries: tries})
+		b.add(s)
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -76,25 +76,60 @@ func newBoard(sources []Source, blocks []image.Digest) *board {
 	return b
 }
 
+// add gives a source its number, and its place behind those of its kind.
+func (b *board) add(s Source) (number int) {
+	tries := 1
+	if s.Kind() == Network {
+		tries = networkTries
+	}
+	number = len(b.sources)
+	b.sources = append(b.sources, &sourceState{Source: s, tries: tries})
+	at := len(b.order)
+	for at > 0 && preference(b.sources[b.order[at-1]]) > preference(s) {
+		at--
+	}
+	b.order = slices.Insert(b.order, at, number)
+	return number
+}
+
+// preference returns the place of a source's kind in the order of use.
+func preference(s Source) int { return slices.Index(Kinds(), s.Kind()) }
+
 var errNoSource = errors.New("no source has it")
 
-// moveOn gives a block to the next source behind its present one. The caller holds mu.
-func (b *board) moveOn(d image.Digest, st *blockState, why error) {
-	for i := st.source + 1; i < len(b.sources); i++ {
+// next returns the first source that is to get a block, or the reason why there is none. The caller holds mu.
+func (b *board) next(d image.Digest, st *blockState, why error) (source int, _ error) {
+	behind := st.source < 0
+	for _, i := range b.order {
 		s := b.sources[i]
+		if i == st.source {
+			behind = true
+			continue
+		}
+		if slices.Contains(st.failed, i) {
+			continue
+		}
 		if _, ok := s.Holds(d); !ok {
 			continue
 		}
-		if s.dead != nil {
-			why = fmt.Errorf("%s: %w", s.Name(), s.dead) // it would have been the one to give the block
-			continue
+		if s.dead == nil {
+			return i, nil
 		}
-		st.source, st.tries = i, 0
-		s.queue = append(s.queue, d)
-		b.change.Broadcast()
+		if behind {
+			why = fmt.Errorf("%s: %w", s.Name(), s.dead) // it would have been the one to give the block
+		}
+	}
+	return -1, why
+}
+
+// moveOn takes a block away from its present source and gives it to the next one. The caller holds mu.
+func (b *board) moveOn(d image.Digest, st *blockState, why error) {
+	i, why := b.next(d, st, why)
+	if i >= 0 {
+		b.hand(d, st, i)
 		return
 	}
-	st.final = true
+	st.final, st.lost = true, true
 	b.failed++
 	if b.cause == nil {
 		b.cause = why
@@ -102,10 +137,27 @@ func (b *board) moveOn(d image.Digest, st *blockState, why error) {
 	b.finishOne()
 }
 
+// hand gives a block to source i. The caller holds mu.
+func (b *board) hand(d image.Digest, st *blockState, i int) {
+	st.source, st.tries, st.inHand = i, 0, false
+	b.sources[i].queue = append(b.sources[i].queue, d)
+	b.change.Broadcast()
+}
+
 func (b *board) finishOne() {
 	b.left--
 	if b.left <= 0 {
-		b.change.Broadcast()
+		b.end()
+	}
+}
+
+// end wakes everybody who waits, since there is nothing left to do. The caller holds mu.
+func (b *board) end() {
+	b.change.Broadcast()
+	select {
+	case <-b.over:
+	default:
+		close(b.over)
 	}
 }
 
@@ -122,10 +174,10 @@ func (b *board) take(i int, cancel context.CancelFunc) []image.Digest {
 			return nil
 		}
 		// A block that moved here may have arrived meanwhile from where it was before.
-		batch := slices.DeleteFunc(s.queue, func(d image.Digest) bool { return b.blocks[d].final })
+		batch := slices.DeleteFunc(s.queue, func(d image.Digest) bool { return b.blocks[d].final || b.blocks[d].source != i })
 		s.queue = nil
 		if len(batch) > 0 {
-			s.cancel = cancel
+			s.cancel, s.recall = cancel, false
 			return batch
 		}
 	}
@@ -149,7 +201,7 @@ func (b *board) stop() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.left = 0
-	b.change.Broadcast()
+	b.end()
 }
 
 // handOver notes that a worker is about to get a block from source i.
@@ -194,7 +246,7 @@ func (b *board) done(i int, d image.Digest, bytes int64) (first, healed bool) {
 	s.good++
 	st.final = true
 	b.finishOne()
-	return true, st.failed
+	return true, len(st.failed) > 0 || st.tries > 0
 }
 
 // fail notes that source i gave a block wrong or not at all. The block goes to the next source, and the source is given up when
@@ -209,12 +261,16 @@ func (b *board) fail(i int, d image.Digest, bytes int64, why error) {
 	}
 	s.bad++
 	s.inARow++
-	st.failed, st.inHand = true, false
+	if b.bad != nil {
+		b.bad(s.Source, why)
+	}
+	st.inHand = false
 	st.tries++
 	if st.tries < s.tries && s.dead == nil {
 		s.queue = append(s.queue, d)
 		b.change.Broadcast()
 	} else {
+		st.failed = append(st.failed, i)
 		b.moveOn(d, st, fmt.Errorf("%s: %w", s.Name(), why))
 	}
 	if (s.Kind() == USB || s.Kind() == DVD) && s.inARow >= maxRowOfFailures {

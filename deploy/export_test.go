@@ -10,6 +10,20 @@ import (
 
 // Install installs one layer from any sources.
 func (s *Store) Install(ctx context.Context, x *layer.Index, sources []Source, t *Tally) ([]SourceReport, error) {
+	return s.InstallWith(ctx, x, sources, t, nil)
+}
+
+// Board is where sources join and leave.
+type Board struct{ b *board }
+
+// Join adds a source.
+func (b Board) Join(s Source) { b.b.join(s) }
+
+// Leave takes a source away.
+func (b Board) Leave(kind, name string, why error) { b.b.leave(kind, name, why) }
+
+// InstallWith is Install where visit is given the board when there is one.
+func (s *Store) InstallWith(ctx context.Context, x *layer.Index, sources []Source, t *Tally, visit func(Board)) ([]SourceReport, error) {
 	from, err := s.State(x.From())
 	if err != nil {
 		return nil, err
@@ -19,7 +33,11 @@ func (s *Store) Install(ctx context.Context, x *layer.Index, sources []Source, t
 		return nil, err
 	}
 	defer done()
-	in, err := s.install(ctx, x, from, image.System, sources, t)
+	g := guests{sources: sources}
+	if visit != nil {
+		g.visit = func(_ context.Context, b *board) { visit(Board{b}) }
+	}
+	in, err := s.install(ctx, x, from, image.System, g, t)
 	out := &Outcome{}
 	if in != nil {
 		in.report(out, map[string]int{})

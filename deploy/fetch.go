@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"sync"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -47,6 +48,9 @@ type netSource struct {
 	net    *Net
 	x      *layer.Index
 	frames map[image.Digest]int
+
+	mu    sync.Mutex
+	parts map[image.Digest][]byte // the beginnings of frames whose Fetch was ended
 }
 
 func (s *netSource) Kind() string { return Network }
@@ -71,8 +75,9 @@ func (s *netSource) Fetch(ctx context.Context, blocks []image.Digest, deliver fu
 	q := newQueue(&s.net.pace, s.net.Client.Bytes)
 	g, ctx := errgroup.WithContext(ctx)
 	for len(todo) > 0 {
-		spans, k := s.net.reach(todo, 0, gap)
-		r := &run{t: todo[:max(k, 1)], gap: gap}
+		part, alone := s.begun(todo)
+		spans, k := s.net.reach(todo[:alone], int64(len(part)), gap)
+		r := &run{t: todo[:max(k, 1)], gap: gap, part: part}
 		todo = todo[len(r.t):]
 		turn, err := q.turn(ctx, total(spans))
 		if err != nil {
@@ -81,10 +86,37 @@ func (s *netSource) Fetch(ctx context.Context, blocks []image.Digest, deliver fu
 		}
 		g.Go(func() error {
 			defer turn.end()
-			return s.fetchRun(ctx, turn, r, deliver)
+			err := s.fetchRun(ctx, turn, r, deliver)
+			s.keep(r)
+			return err
 		})
 	}
 	return g.Wait()
+}
+
+// begun returns what is here of the first frame from an earlier Fetch, and how many frames can be one run with it: what is here of a
+// frame counts at the beginning of a run.
+func (s *netSource) begun(todo []layer.Frame) (part []byte, n int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	part = s.parts[todo[0].Digest]
+	delete(s.parts, todo[0].Digest)
+	for n = 1; n < len(todo) && s.parts[todo[n].Digest] == nil; n++ {
+	}
+	return part, n
+}
+
+// keep remembers what came of a frame in a run that was ended.
+func (s *netSource) keep(r *run) {
+	if len(r.t) == 0 || len(r.part) == 0 {
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.parts == nil {
+		s.parts = map[image.Digest][]byte{}
+	}
+	s.parts[r.t[0].Digest] = r.part
 }
 
 // inOrder returns the frames of blocks in the order of the file.

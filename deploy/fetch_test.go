@@ -13,6 +13,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -24,6 +25,7 @@ import (
 	"disksync/image"
 	"disksync/internal/limit"
 	"disksync/internal/netchaos"
+	"disksync/internal/testkit"
 	"disksync/layer"
 	"disksync/syncclient"
 )
@@ -94,6 +96,7 @@ type kiosk struct {
 	*httptest.Server
 
 	requests, ranges atomic.Int64
+	asked            atomic.Int64 // bytes, of all ranges
 	most             atomic.Int64 // requests at once
 	now              atomic.Int64
 	http1            atomic.Int64
@@ -119,6 +122,12 @@ func (h *kiosk) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	n := int64(strings.Count(r.Header.Get("Range"), ",") + 1)
 	h.ranges.Add(n)
+	for part := range strings.SplitSeq(strings.TrimPrefix(r.Header.Get("Range"), "bytes="), ",") {
+		var from, to int64
+		if _, err := fmt.Sscanf(strings.TrimSpace(part), "%d-%d", &from, &to); err == nil {
+			h.asked.Add(to - from + 1)
+		}
+	}
 	if h.oneRange && n > 1 {
 		w.Header().Set("Content-Type", "application/json")
 		w.WriteHeader(http.StatusBadRequest)
@@ -317,6 +326,44 @@ func TestResumeInsideFrames(t *testing.T) {
 	}
 	if conns, wire := line.Conns(), n.Client.Bytes(); conns < 8 || wire > length+int64(conns)*40<<10 {
 		t.Errorf("%d bytes for %d over %d connections", wire, length, conns)
+	}
+}
+
+// TestFetchBeginsAgain: a Fetch that is ended in the middle of a frame, because another source has some of the blocks, costs nothing of
+// what has come: the next one goes on inside that frame.
+func TestFetchBeginsAgain(t *testing.T) {
+	s := newHollow(t, 8, 1<<20)
+	wanted, length := s.every(1)
+	h := newKiosk(t, s)
+	line := netchaos.Start(t, h.Listener.Addr().String())
+	line.Set(netchaos.Toxics{Down: netchaos.Toxic{Rate: 4 << 20}}) // so that little is on its way when it ends
+	n := h.net(t, line.Addr())
+	src := n.NewNetSource(s.x)
+	var g got
+	left, asked := wanted, int64(0)
+	for _, part := range []int64{700_000, 900_000, 500_000} {
+		ctx, cancel := context.WithCancel(t.Context())
+		before := n.Client.Bytes()
+		ended := make(chan error)
+		go func() { ended <- src.Fetch(ctx, left, g.take) }()
+		testkit.Until(t, "so much has come", func() bool { return n.Client.Bytes()-before >= part })
+		cancel()
+		if err := <-ended; !errors.Is(err, context.Canceled) {
+			t.Fatal(err)
+		}
+		n.Client.HangUp() // what is still on its way does not count for the next one
+		left = slices.DeleteFunc(slices.Clone(left), func(d image.Digest) bool { return g.frames[d] > 0 })
+		asked = h.asked.Swap(0)
+	}
+	line.Set(netchaos.Toxics{})
+	if err := src.Fetch(t.Context(), left, g.take); err != nil {
+		t.Fatal(err)
+	}
+	if err := g.once(wanted); err != nil {
+		t.Fatal(err)
+	}
+	if last := h.asked.Load(); len(left) > 7 || asked > length-1_000_000 || last > asked-200_000 {
+		t.Errorf("%d bytes were asked for, then %d, of %d; %d frames in the last Fetch", asked, last, length, len(left))
 	}
 }
 

@@ -27,9 +27,16 @@ const (
 	waiting = 2
 )
 
+// guests are the sources of an install: those that are there when it begins, and those that come and go.
+type guests struct {
+	sources []Source
+	visit   func(context.Context, *board) // returns when the board is done; nil: nobody comes or goes
+	bad     func(Source, error)           // see board
+}
+
 // install builds the VHD of one layer from the sources, in the order of preference, checks it and names it. The caller sees to
 // it that nobody else builds the same (see build).
-func (s *Store) install(ctx context.Context, x *layer.Index, from image.State, role image.Role, sources []Source, t *Tally) (*installed, error) {
+func (s *Store) install(ctx context.Context, x *layer.Index, from image.State, role image.Role, g guests, t *Tally) (*installed, error) {
 	to, err := x.Apply(from)
 	if err != nil {
 		return nil, err
@@ -46,7 +53,7 @@ func (s *Store) install(ctx context.Context, x *layer.Index, from image.State, r
 	defer in.dec.Close()
 	in.base = p.base(x)
 	in.back = newReadBack(in)
-	err = in.fill(ctx, sources)
+	err = in.fill(ctx, g)
 	p.Close()
 	if err == nil {
 		err = in.back.finish(ctx)
@@ -101,14 +108,16 @@ func (in *installer) outcome() *installed {
 }
 
 // fill brings every block of the layer into the part and syncs it: level by level, since frames refer to blocks of lower ones.
-func (in *installer) fill(ctx context.Context, sources []Source) error {
+func (in *installer) fill(ctx context.Context, g guests) error {
 	if err := in.survey(ctx); err != nil {
 		return err
 	}
+	sources := g.sources
 	for _, digests := range in.byLevel() {
 		in.board = newBoard(sources, digests)
-		err := in.run(ctx)
-		in.used = append(in.used, in.board.sources...)
+		in.board.bad = g.bad
+		err := in.run(ctx, g.visit)
+		in.used = append(in.used, in.board.all()...)
 		if err != nil {
 			// Blocks that are done are kept for the next run, so far as the disk has them already.
 			return errors.Join(err, in.p.Sync())
@@ -204,7 +213,7 @@ type job struct {
 }
 
 // run lets the sources fetch and the workers unpack, check and write until every block is done or has no source left.
-func (in *installer) run(ctx context.Context) error {
+func (in *installer) run(ctx context.Context, visit func(context.Context, *board)) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	// Waiters on the board hear of the end through stop.
@@ -213,8 +222,11 @@ func (in *installer) run(ctx context.Context) error {
 	// jobs is never closed: a source that delivers when its Fetch has ended must not bring everything down.
 	jobs, fetched := make(chan job), make(chan struct{})
 	var fetchers sync.WaitGroup
-	for i := range in.board.sources {
-		fetchers.Go(func() { in.fetch(ctx, i, jobs) })
+	fetchers.Go(func() {
+		in.board.attend(func(i int) { fetchers.Go(func() { in.fetch(ctx, i, jobs) }) })
+	})
+	if visit != nil {
+		fetchers.Go(func() { visit(ctx, in.board) })
 	}
 	var workers errgroup.Group
 	for range runtime.GOMAXPROCS(0) + waiting {
@@ -260,11 +272,15 @@ func (in *installer) fetch(ctx context.Context, i int, jobs chan<- job) {
 		for _, b := range batch {
 			d.open[b] = true
 		}
-		err := in.board.sources[i].Fetch(ctx, batch, func(b image.Digest, f layer.Frame, packed []byte, err error) error {
+		err := in.board.source(i).Fetch(ctx, batch, func(b image.Digest, f layer.Frame, packed []byte, err error) error {
 			return d.take(ctx, b, f, packed, err)
 		})
 		cancel()
-		if n := d.end(); err == nil && n > 0 {
+		n := d.end()
+		if in.board.recalled(i) {
+			continue
+		}
+		if err == nil && n > 0 {
 			err = fmt.Errorf("it left out %d blocks that it had", n)
 		}
 		if err != nil {
@@ -370,7 +386,7 @@ func (in *installer) place(ctx context.Context, jobs <-chan job, fetched <-chan 
 // placeOne writes a block, or deals with the error that unpacking it gave.
 func (in *installer) placeOne(ctx context.Context, j job, block, scratch []byte, err error) error {
 	d, n := j.frame.Digest, int64(len(j.packed))
-	kind := in.board.sources[j.source].Kind()
+	kind := in.board.source(j.source).Kind()
 	if errors.Is(err, layer.ErrFrom) || errors.Is(err, ErrDiskLies) {
 		return err
 	}

@@ -200,16 +200,21 @@ func (j *Job) stepOnce(ctx context.Context, dp *DiskPlan, st *Step, from image.S
 
 // runStep installs one layer on top of the state from, whether or not it is there. Nobody else may be building it.
 func (j *Job) runStep(ctx context.Context, dp *DiskPlan, st *Step, from image.State, out *Outcome, bySource map[string]int) error {
+	j.settle()
 	sources, err := j.sources(st, dp)
 	if err != nil {
 		return err
 	}
 	if j.CheckMedia {
-		if sources, err = j.checkMedia(ctx, dp.Role, st, sources); err != nil {
+		if sources, err = j.checkMedia(ctx, dp.Role, st, sources, j.Tally); err != nil {
 			return err
 		}
 	}
-	done, err := j.Store.install(ctx, st.index, from, dp.Role, j.Tally.timed(sources), j.Tally)
+	g := guests{
+		sources: j.Tally.timed(sources), bad: j.tellBad,
+		visit: func(ctx context.Context, b *board) { j.receive(ctx, b, dp.Role, st, dp) },
+	}
+	done, err := j.Store.install(ctx, st.index, from, dp.Role, g, j.Tally)
 	if done != nil {
 		done.report(out, bySource)
 	}
@@ -224,6 +229,12 @@ func (j *Job) runStep(ctx context.Context, dp *DiskPlan, st *Step, from image.St
 	out.Blocks += st.Blocks
 	j.tellInstalled(st)
 	return nil
+}
+
+func (j *Job) tellBad(s Source, why error) {
+	if j.Bad != nil {
+		j.Bad(s.Kind(), s.Name(), why)
+	}
 }
 
 func (j *Job) tellInstalled(st *Step) {
@@ -267,15 +278,15 @@ func (in *installed) report(out *Outcome, bySource map[string]int) {
 }
 
 // checkMedia reads everything that media claim to have of a step, and keeps the claims that are true.
-func (j *Job) checkMedia(ctx context.Context, role image.Role, st *Step, sources []Source) ([]Source, error) {
+func (j *Job) checkMedia(ctx context.Context, role image.Role, st *Step, sources []Source, t *Tally) ([]Source, error) {
 	out := make([]Source, 0, len(sources))
 	for _, s := range sources {
 		if s.Kind() != USB && s.Kind() != DVD {
 			out = append(out, s)
 			continue
 		}
-		c := &checked{Source: s, good: map[image.Digest]bool{}}
-		if err := c.check(ctx, role, st.index, j.Tally); err != nil {
+		c := &checked{Source: s, good: map[image.Digest]bool{}, bad: j.tellBad}
+		if err := c.check(ctx, role, st.index, t); err != nil {
 			return nil, err
 		}
 		out = append(out, c)
@@ -287,6 +298,7 @@ func (j *Job) checkMedia(ctx context.Context, role image.Role, st *Step, sources
 type checked struct {
 	Source
 	good map[image.Digest]bool
+	bad  func(Source, error)
 }
 
 // Holds implements Source.
@@ -317,8 +329,11 @@ func (c *checked) check(ctx context.Context, role image.Role, x *layer.Index, t 
 		mu.Lock()
 		defer mu.Unlock()
 		t.add(int64(len(packed)))
-		if err == nil && dec.Check(block, f, packed) == nil {
-			c.good[d] = true
+		if err == nil {
+			err = dec.Check(block, f, packed)
+		}
+		if c.good[d] = err == nil; err != nil {
+			c.bad(c.Source, err)
 		}
 		return nil
 	})

@@ -71,6 +71,7 @@ type MediumPlan struct {
 	cache.Medium
 	Found  string   `json:"found"`  // what was recognised on it
 	Blocks int      `json:"blocks"` // that it is to give
+	Saves  int64    `json:"saves"`  // bytes that need not come over the network for that
 	Notes  []string `json:"notes,omitempty"`
 }
 
@@ -78,7 +79,7 @@ type MediumPlan struct {
 type Job struct {
 	Store    *Store
 	Manifest image.Verified
-	// Media are looked at in this order.
+	// Media are looked at in this order. While the job runs they come and go with Plug and Unplug only.
 	Media []*cache.Inventory
 	// Net is the Synchronizer; nil: the job works without it.
 	Net *Net
@@ -94,7 +95,11 @@ type Job struct {
 	// Installed is called after each layer that was installed; nil: nobody is told.
 	Installed func(image.LayerID)
 
+	// Bad is told of each block that a source did not give, and why, from several goroutines; nil: nobody is.
+	Bad func(kind, name string, why error)
+
 	banned map[image.LayerID]error // layers that turned out to be of no use
+	visits visits
 }
 
 // index gets a layer's index from a medium, else from the Synchronizer.
@@ -115,6 +120,7 @@ var ErrPlan = errors.New("the layers do not lead to the version")
 
 // Plan finds the way. It reads media and fetches indexes, but no blocks.
 func (j *Job) Plan(ctx context.Context) (*Plan, error) {
+	j.settle()
 	m := j.Manifest.Manifest()
 	here, err := j.Store.holdings()
 	if err != nil {
@@ -124,7 +130,7 @@ func (j *Job) Plan(ctx context.Context) (*Plan, error) {
 		Plan: &Plan{
 			Image: m.Image, Version: m.Version, Disks: []DiskPlan{}, Bytes: map[string]int64{}, Blocks: map[string]int{}, Media: []MediumPlan{},
 		},
-		job: j, perMedium: map[string]int{}, here: here,
+		job: j, perMedium: map[string]gift{}, here: here,
 	}
 	for i := range m.Disks {
 		d := &m.Disks[i]
@@ -140,18 +146,25 @@ func (j *Job) Plan(ctx context.Context) (*Plan, error) {
 		}
 	}
 	for _, inv := range j.Media {
-		p.Media = append(p.Media, MediumPlan{Medium: inv.Medium, Found: inv.Summary(), Blocks: p.perMedium[inv.Medium.Place()], Notes: inv.Notes})
+		p.Media = append(p.Media, MediumPlan{Medium: inv.Medium, Found: inv.Summary(), Blocks: p.perMedium[inv.Medium.Place()].blocks,
+			Saves: p.perMedium[inv.Medium.Place()].saves, Notes: inv.Notes})
 	}
 	p.Seconds, p.Unknown = j.estimate(p.Bytes, p.behind)
 	p.Free, err = j.Store.fsys.Free()
 	return p.Plan, err
 }
 
+// gift is what a medium is to give.
+type gift struct {
+	blocks int
+	saves  int64 // bytes over the network
+}
+
 // planner is a Plan in the making.
 type planner struct {
 	*Plan
 	job       *Job
-	perMedium map[string]int
+	perMedium map[string]gift
 	here      *holdings
 	behind    int64 // bytes that are read back when a step's transfer is over; the rest is while it runs
 }
@@ -224,7 +237,8 @@ func (p *planner) step(dp *DiskPlan, st *Step) error {
 			}
 			n, _ = sources[k].Holds(f.Digest)
 			if kind = sources[k].Kind(); kind == USB || kind == DVD {
-				p.perMedium[sources[k].Name()]++
+				g := p.perMedium[sources[k].Name()]
+				p.perMedium[sources[k].Name()] = gift{g.blocks + 1, g.saves + int64(f.Length)}
 			}
 		}
 		p.Bytes[kind] += n
@@ -281,27 +295,18 @@ func (s *Store) partBlocks(id image.UUID, from image.StateID) (map[int]bool, err
 
 // sources returns the sources of a step's blocks in the order of preference: this machine, USB, DVD, the Synchronizer.
 func (j *Job) sources(st *Step, dp *DiskPlan) ([]Source, error) {
-	wanted := map[image.Digest]bool{}
-	for i := range st.index.Len() {
-		if f := st.index.Frame(i); f.Codec != layer.Zero {
-			wanted[f.Digest] = true
-		}
-	}
-	here, err := j.Store.newLocal(wanted)
+	w := st.wanted(dp)
+	here, err := j.Store.newLocal(w.Blocks)
 	if err != nil {
 		return nil, err
 	}
 	sources := []Source{here}
-	w := cache.Wanted{Blocks: wanted, Layers: []*layer.Index{st.index}, Disks: dp.plain}
 	for _, inv := range j.Media {
 		sources = append(sources, inv.Source(w))
 	}
 	if j.Net != nil {
 		sources = append(sources, j.Net.source(st.index))
 	}
-	order := Kinds()
-	slices.SortStableFunc(sources, func(a, b Source) int {
-		return cmp.Compare(slices.Index(order, a.Kind()), slices.Index(order, b.Kind()))
-	})
+	slices.SortStableFunc(sources, func(a, b Source) int { return cmp.Compare(preference(a), preference(b)) })
 	return sources, nil
 }

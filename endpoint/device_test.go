@@ -180,10 +180,11 @@ func TestDevicesAndSettings(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	infos, err := w.e.Media(t.Context(), []string{file, os.DevNull, t.TempDir() + "/nothing"})
-	if err != nil || len(infos) != 3 {
-		t.Fatalf("%+v, %v", infos, err)
+	rep, err := w.e.Media(t.Context(), []string{file, os.DevNull, t.TempDir() + "/nothing"}, "")
+	if err != nil || len(rep.Media) != 3 {
+		t.Fatalf("%+v, %v", rep, err)
 	}
+	infos := rep.Media
 	if m := infos[0]; m.Device != file || m.Dir != "" || !strings.HasPrefix(m.Found, "1 layer") || len(m.Notes) != 0 {
 		t.Errorf("%+v", m)
 	}

@@ -28,6 +28,9 @@ type Options struct {
 	Finder cache.Finder
 	// Reader is the program that reads devices and image files, as mediachild.Options has it; nil: this program.
 	Reader []string
+	// Hotplug returns what knows of media that come and go, given the state folder; nil: what is mounted when an operation begins is
+	// used. The Engine closes it.
+	Hotplug func(fsys durable.FS) Hotplug
 	// GiveUp is how long the line may be interrupted before an operation ends with an error; 0: it never does.
 	GiveUp time.Duration
 	// Now tells the time; nil: time.Now.
@@ -36,16 +39,18 @@ type Options struct {
 
 // Engine is safe for concurrent use.
 type Engine struct {
-	dir    string
-	fsys   durable.FS
-	store  *deploy.Store
-	config *config.Store
-	log    *slog.Logger
-	finder cache.Finder
-	reader []string
-	giveUp time.Duration
-	now    func() time.Time
-	unlock func() error
+	dir     string
+	fsys    durable.FS
+	store   *deploy.Store
+	config  *config.Store
+	log     *slog.Logger
+	finder  cache.Finder
+	reader  []string
+	hotplug Hotplug
+	drives  cache.Drives
+	giveUp  time.Duration
+	now     func() time.Time
+	unlock  func() error
 
 	live  context.Context // ends with Close; operations run below it
 	stop  context.CancelFunc
@@ -61,6 +66,10 @@ type Engine struct {
 	metered      bool
 	operations   []*Operation // in the order of their creation
 	running      int
+	shelves      map[int]func() // told when the settings about media change
+	nextShelf    int
+	places       map[string]cache.Medium // the medium that was in a place last
+	health       map[string]Health       // by identity
 }
 
 // Open opens the state folder for this process alone. Operations that an earlier process left unfinished are there, stopped.
@@ -97,7 +106,7 @@ func open(ctx context.Context, o Options, fsys durable.FS) (*Engine, error) {
 	}
 	e := &Engine{
 		dir: o.Dir, fsys: fsys, log: o.Log, finder: o.Finder, reader: o.Reader, giveUp: o.GiveUp, now: o.Now, watch: newWatchers(),
-		seen: map[string]seenImage{},
+		seen: map[string]seenImage{}, shelves: map[int]func(){}, places: map[string]cache.Medium{}, health: map[string]Health{},
 	}
 	var err error
 	if e.config, err = config.Open(fsys); err != nil {
@@ -124,6 +133,10 @@ func open(ctx context.Context, o Options, fsys durable.FS) (*Engine, error) {
 	if err := e.loadOperations(); err != nil {
 		return nil, err
 	}
+	e.hotplug = still{o.Finder}
+	if o.Hotplug != nil {
+		e.hotplug = o.Hotplug(fsys)
+	}
 	e.live, e.stop = context.WithCancel(context.WithoutCancel(ctx))
 	return e, nil
 }
@@ -132,6 +145,7 @@ func open(ctx context.Context, o Options, fsys durable.FS) (*Engine, error) {
 func (e *Engine) Close() error {
 	e.stop()
 	e.work.Wait()
+	e.hotplug.Close()
 	return e.unlock()
 }
 
@@ -152,6 +166,8 @@ func (e *Engine) Set(name string, v any) error {
 		e.limit.Set(e.Settings().Limit())
 	case config.MeteredConnections:
 		e.applyMetered()
+	case config.EnableUSBCache, config.EnableDVDCache:
+		e.mediaSettings()
 	}
 	return nil
 }

@@ -26,6 +26,7 @@ import (
 	"disksync/deploy"
 	"disksync/endpoint"
 	"disksync/image"
+	"disksync/internal/durable"
 	"disksync/internal/problem"
 	"disksync/internal/testkit"
 	"disksync/internal/testkit/lab"
@@ -70,6 +71,8 @@ type world struct {
 	finder cache.Finder
 	reader []string // that reads devices; nil: this program, which does not
 	e      *endpoint.Engine
+	// hotplug is what the endpoint knows of media that come and go; nil: nothing.
+	hotplug func(durable.FS) endpoint.Hotplug
 }
 
 // newWorld starts a world; the endpoint is neither registered nor logged in.
@@ -129,7 +132,8 @@ func (w *world) open() {
 	w.Helper()
 	var err error
 	// A line that fails once has failed for good: nobody here waits for it to come back.
-	if w.e, err = endpoint.Open(context.Background(), endpoint.Options{Dir: w.dir, Finder: w.finder, Reader: w.reader, GiveUp: time.Nanosecond}); err != nil {
+	if w.e, err = endpoint.Open(context.Background(), endpoint.Options{Dir: w.dir, Finder: w.finder, Reader: w.reader, Hotplug: w.hotplug,
+		GiveUp: time.Nanosecond}); err != nil {
 		w.Fatal(err)
 	}
 }

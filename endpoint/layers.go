@@ -141,6 +141,7 @@ func (o *Operation) runDisk(ctx context.Context, d DiskInfo) error {
 		return err
 	}
 	defer m.close()
+	m.follow(ctx, o.note)
 	part, err := m.manifestWith(ctx, d.Layers[0].Layer)
 	if err != nil {
 		return err

@@ -55,12 +55,12 @@ func TestMediaAndSettings(t *testing.T) {
 	w := ready(t, want)
 	stick, disc, folder := w.lab.Stick(t, "win7", 1), w.lab.Stick(t, "win7", 1), w.lab.Stick(t, "win7", 1)
 	w.mount(stick, disc)
-	infos, err := w.e.Media(t.Context(), []string{folder})
-	if err != nil || len(infos) != 3 {
-		t.Fatalf("%+v, %v", infos, err)
+	rep, err := w.e.Media(t.Context(), []string{folder}, "")
+	if err != nil || len(rep.Media) != 3 {
+		t.Fatalf("%+v, %v", rep, err)
 	}
 	for i, kind := range []cache.Kind{cache.USB, cache.DVD, cache.USB} {
-		if m := infos[i]; m.Kind != kind || !m.Used || !strings.HasPrefix(m.Found, "1 layer") {
+		if m := rep.Media[i]; m.Kind != kind || !m.Used || !strings.HasPrefix(m.Found, "1 layer") {
 			t.Errorf("medium %d: %+v", i, m)
 		}
 	}
@@ -115,7 +115,7 @@ func TestMediaAndSettings(t *testing.T) {
 	if w.e.Settings().Bool(config.EnableUSBCache) {
 		t.Error("what was turned off is on again")
 	}
-	if _, err := w.e.Media(t.Context(), []string{""}); code(t, err) != "DS-USAGE" {
+	if _, err := w.e.Media(t.Context(), []string{""}, ""); code(t, err) != "DS-USAGE" {
 		t.Error(err)
 	}
 }

@@ -30,19 +30,46 @@ type mission struct {
 	// nothing is set when there is nothing to do, and says why.
 	nothing string
 	offer   api.Offer
+	// The media, when they are looked at: what was named, what was there, what keeps them up to date, and what says that nobody reads
+	// any more.
+	named   []string
+	shelved []shelved
+	shelf   *shelf
+	release func()
 }
 
 func (m *mission) close() {
+	m.shelf.close()
 	if m.job != nil {
-		closeAll(m.job.Media)
+		m.job.CloseMedia()
+	}
+	if m.release != nil {
+		m.release()
 	}
 	if m.client != nil {
 		m.client.Close()
 	}
 }
 
-// prepare finds out what a request means: which version, from where, onto what.
+// prepare finds out what a request means: which version, from where, onto what; and looks at the media.
 func (e *Engine) prepare(ctx context.Context, r Request, t *deploy.Tally, limits limit.Chain) (_ *mission, err error) {
+	m, err := e.clarify(ctx, r, t, limits)
+	if err != nil || m.nothing != "" {
+		return m, err
+	}
+	m.named, m.release = r.Media, e.hotplug.Use(ctx, e.allowed)
+	var notes []string
+	if m.shelved, notes, err = e.scanMedia(ctx, r.Media); err != nil {
+		m.close()
+		return nil, err
+	}
+	m.job.Media = inventories(m.shelved)
+	m.notes = append(m.notes, notes...)
+	return m, nil
+}
+
+// clarify is prepare without media.
+func (e *Engine) clarify(ctx context.Context, r Request, t *deploy.Tally, limits limit.Chain) (_ *mission, err error) {
 	m := &mission{e: e}
 	defer func() {
 		if err != nil {
@@ -53,7 +80,7 @@ func (e *Engine) prepare(ctx context.Context, r Request, t *deploy.Tally, limits
 		return nil, err
 	}
 	m.job = &deploy.Job{
-		Store: e.store, Tally: t, CheckMedia: e.Settings().Bool(config.ForceLocalChecksum), Rates: e.rates(),
+		Store: e.store, Tally: t, CheckMedia: e.Settings().Bool(config.ForceLocalChecksum), Rates: e.rates(), Bad: e.badBlock,
 		Net: &deploy.Net{
 			Client: m.client, MaxRange: e.Settings().Int(config.DownloadChunk) << 20, GiveUp: e.giveUp, Line: t.SetLine,
 			Held: func(h limit.Hold) { t.SetHeld(h.String()) },
@@ -71,12 +98,6 @@ func (e *Engine) prepare(ctx context.Context, r Request, t *deploy.Tally, limits
 	default:
 		err = fmt.Errorf("endpoint: internal error: request of kind %q", r.Kind)
 	}
-	if err != nil || m.nothing != "" {
-		return m, err
-	}
-	var notes []string
-	m.job.Media, notes, err = e.scanMedia(ctx, r.Media)
-	m.notes = append(m.notes, notes...)
 	return m, err
 }
 
@@ -290,6 +311,9 @@ func (o *Operation) perform(ctx context.Context) error {
 		m.notes = o.withMeteredNote(m.notes)
 		s.VM, s.Image, s.Version, s.Notes = m.vm, mf.Image, mf.Version, m.notes
 	})
+	if m.nothing == "" {
+		m.follow(ctx, o.note)
+	}
 	rc := &Receipt{Operation: o.id, Kind: r.Kind, VM: m.vm, Image: mf.Image, Version: mf.Version, Path: []deploy.StepReport{}, Notes: m.notes}
 	if m.old != nil && m.nothing == "" && r.Kind == Update {
 		rc.Previous = m.old.Current.Version
@@ -310,8 +334,17 @@ func (o *Operation) perform(ctx context.Context) error {
 	if err := rc.addDisks(o.e, m.vm); err != nil {
 		return err
 	}
-	o.change(true, func(s *Status) { s.Receipt = rc })
+	m.shelf.close()
+	o.change(true, func(s *Status) {
+		rc.Notes = slices.Concat(rc.Notes, s.Notes[min(len(m.notes), len(s.Notes)):]) // what happened meanwhile
+		s.Receipt = rc
+	})
 	return nil
+}
+
+// note adds a line for people.
+func (o *Operation) note(line string) {
+	o.change(true, func(s *Status) { s.Notes = append(slices.Clone(s.Notes), line) })
 }
 
 // setDisks notes what is going to be installed. What an earlier run has built of disks that are not on the way any more goes.

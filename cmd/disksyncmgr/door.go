@@ -50,7 +50,7 @@ type door interface {
 	Login(ctx context.Context, user, password string) error
 	Logout(ctx context.Context) error
 	Offers(ctx context.Context) ([]api.Offer, error)
-	Media(ctx context.Context, folders []string) ([]endpoint.MediumInfo, error)
+	Media(ctx context.Context, folders []string, name string) (*endpoint.MediaReport, error)
 	Plan(ctx context.Context, r endpoint.Request) (endpoint.PlanReport, error)
 	// Run starts an operation and follows it; when ctx ends the operation is stopped.
 	Run(ctx context.Context, r endpoint.Request, show func(endpoint.Status)) (*endpoint.Receipt, error)
@@ -71,7 +71,7 @@ func (o *options) open(ctx context.Context) (door, error) {
 	if o.standalone {
 		debug.SetMemoryLimit(memoryGoal)
 		dir, _ := o.stateDir()
-		e, err := endpoint.Open(ctx, endpoint.Options{Dir: dir, GiveUp: o.patience})
+		e, err := endpoint.Open(ctx, endpoint.Options{Dir: dir, GiveUp: o.patience, Hotplug: watchMedia(slog.New(slog.DiscardHandler))})
 		if err != nil {
 			return nil, err
 		}

@@ -38,7 +38,7 @@ func serve(cmd *cobra.Command, o *options, group string) error {
 	level := new(slog.LevelVar)
 	log := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level}))
 	dir, _ := o.stateDir()
-	e, err := endpoint.Open(ctx, endpoint.Options{Dir: dir, Log: log})
+	e, err := endpoint.Open(ctx, endpoint.Options{Dir: dir, Log: log, Hotplug: watchMedia(log)})
 	if err != nil {
 		return err
 	}

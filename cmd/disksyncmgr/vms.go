@@ -100,41 +100,6 @@ func newRemove(o *options) *cobra.Command {
 	return c
 }
 
-func newMedia(o *options) *cobra.Command {
-	var asJSON bool
-	var folders []string
-	c := &cobra.Command{
-		Use: "media", Short: "List removable media and what is on them", Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			return o.with(cmd.Context(), func(d door) error {
-				named, err := absolute(folders)
-				if err != nil {
-					return err
-				}
-				media, err := d.Media(cmd.Context(), named)
-				if err != nil {
-					return err
-				}
-				if asJSON {
-					return cli.JSON(cmd.OutOrStdout(), media)
-				}
-				var rows [][]string
-				for _, m := range media {
-					used := "yes"
-					if !m.Used {
-						used = "turned off"
-					}
-					rows = append(rows, []string{m.Dir, string(m.Kind), m.Device, used, m.Found})
-				}
-				return cli.Table(cmd.OutOrStdout(), []string{"FOLDER", "KIND", "DEVICE", "USED", "FOUND"}, rows)
-			})
-		},
-	}
-	c.Flags().BoolVar(&asJSON, "json", false, "print as JSON")
-	c.Flags().StringArrayVar(&folders, "media", nil, "also look in this `place`: a folder, a device or an image file; may be repeated")
-	return c
-}
-
 func newExport(o *options) *cobra.Command {
 	var role, to string
 	var force bool

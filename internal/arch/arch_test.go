@@ -91,6 +91,9 @@ var rules = map[string]rule{
 	"internal/testkit/privbus":      {"", "github.com/godbus/dbus/v5"},
 	"internal/testkit/slowdisk":     {"", "github.com/hanwen/go-fuse"},
 	"internal/testkit/script":       {"internal/testkit internal/testkit/lab vhd", "github.com/rogpeppe/go-internal"},
+	"internal/hotplug":              {"cache internal/durable internal/udisks", "golang.org/x/sys"},
+	"internal/testkit/fakeudisks":   {"", "github.com/godbus/dbus/v5"},
+	"internal/udisks":               {"internal/busconn", "github.com/godbus/dbus/v5"},
 }
 
 // pure packages take readers and bytes and return values: no files, no network, no clock, no logging.

@@ -23,3 +23,15 @@ func Tool(t testing.TB, name string) string {
 	t.Skipf("this test needs %s: %v", name, err)
 	return ""
 }
+
+// Root skips a test that only root can do; where CI is set it fails.
+func Root(t testing.TB, why string) {
+	t.Helper()
+	if os.Getuid() == 0 {
+		return
+	}
+	if os.Getenv("CI") != "" {
+		t.Fatalf("this test needs root, and where CI is set it may not be skipped: %s", why)
+	}
+	t.Skipf("this test needs root: %s", why)
+}
