@@ -49,6 +49,14 @@ type Offer struct {
 	Size    int64         `json:"size"` // of all disks, bytes
 	Note    string        `json:"note,omitempty"`
 	Created time.Time     `json:"created"`
+	// MediaKey names the newest key that media with the image are sealed with; zero: none are.
+	MediaKey image.KeyID `json:"media_key,omitzero"`
+}
+
+// MediaKey is a key that media with an image are sealed with.
+type MediaKey struct {
+	ID  image.KeyID    `json:"id"`
+	Key image.MediaKey `json:"key"`
 }
 
 // Image describes an image to an administrator.

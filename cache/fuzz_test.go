@@ -4,12 +4,14 @@ import (
 	"bytes"
 	"crypto/sha256"
 	"encoding/binary"
+	"hash/crc32"
 	"os"
 	"path/filepath"
 	"runtime/metrics"
 	"testing"
 
 	"disksync/cache"
+	"disksync/image"
 	"disksync/layer"
 	"disksync/vhd"
 )
@@ -23,6 +25,7 @@ func FuzzScan(f *testing.F) {
 		{g.full.file, g.base[:32<<10]}, {g.diff.file, g.child[:32<<10]}, {changed(g.full.file, int(last.Offset)+20), changed(g.base[:32<<10], 560)},
 		{g.full.file[:last.Offset], g.fixed[len(g.fixed)-4096:]}, {changed(g.full.file, -40), nil},
 		{changed(g.full.file, int(g.full.IndexOffset())+130), changed(g.base[:32<<10], 1600)}, {nil, g.base[len(g.base)-512:]},
+		{pieceOf(g.full, layer.Piece(g.full.Index, 0, 1)), nil}, {pieceOf(g.full, layer.Seal(g.full.Index, 0, 1, mediaKey, [32]byte{1})), nil},
 	}
 	for _, s := range seeds {
 		f.Add(s[0], s[1])
@@ -32,7 +35,7 @@ func FuzzScan(f *testing.F) {
 	f.Fuzz(func(t *testing.T, asLayer, asVHD []byte) {
 		// As they come, and with the checksums mended, so that the fuzzer reaches what lies behind them.
 		medium := filepath.Join(dir, "medium")
-		for name, b := range map[string][]byte{"a": asLayer, "b": nameAnew(asLayer), "c.vhd": asVHD, "d.vhd": mended(asVHD)} {
+		for name, b := range map[string][]byte{"a": asLayer, "b": nameAnew(asLayer), "e": headAnew(asLayer), "c.vhd": asVHD, "d.vhd": mended(asVHD)} {
 			write(t, medium, name, b)
 		}
 		defer os.RemoveAll(medium)
@@ -42,6 +45,7 @@ func FuzzScan(f *testing.F) {
 			t.Fatal(err)
 		}
 		defer inv.Close()
+		inv.Unlock([]image.MediaKey{mediaKey})
 		h := fetch(t, inv.Source(w), w)
 		if h.err != nil {
 			t.Error(h.err)
@@ -74,6 +78,15 @@ func nameAnew(b []byte) []byte {
 	}
 	id := sha256.Sum256(b[off : off+n])
 	copy(tail[16:], id[:])
+	return b
+}
+
+// headAnew writes the check sum of the header of a piece.
+func headAnew(b []byte) []byte {
+	b = bytes.Clone(b)
+	if len(b) >= layer.PieceHeaderSize {
+		binary.BigEndian.PutUint32(b[76:], crc32.Checksum(b[:76], crc32.MakeTable(crc32.Castagnoli)))
+	}
 	return b
 }
 

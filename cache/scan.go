@@ -31,7 +31,11 @@ type Inventory struct {
 	// Notes are what was passed over and why, for people. Of very many there are the first.
 	Notes  []string
 	layers map[image.LayerID]*file
-	parts  []*file // begin as a layer does, but have no trailer
+	parts  []*file  // begin as a layer does, but have no trailer
+	pieces []*piece // with their own index
+	sealed []*piece // those that nobody has unlocked
+	keys   []image.MediaKey
+	opened int64 // bytes of the indexes of sealed files
 	vhds   map[image.UUID]*vhdFile
 	files  []*file
 	looked int
@@ -203,15 +207,18 @@ const footerTail = 512
 
 // recognise tells what a file is from its first and last bytes.
 func (inv *Inventory) recognise(f *file) (kept bool, err error) {
-	var head [layer.HeaderSize]byte
-	if f.size < int64(len(head)) {
+	var room [layer.PieceHeaderSize]byte
+	head := room[:min(f.size, int64(len(room)))]
+	if len(head) < layer.HeaderSize {
 		return false, nil
 	}
-	if _, err := f.ReadAt(head[:], 0); err != nil {
+	if _, err := f.ReadAt(head, 0); err != nil {
 		return false, err
 	}
 	switch {
-	case layer.IsHeader(head[:]):
+	case layer.IsPiece(head):
+		return inv.addPiece(f, head)
+	case layer.IsHeader(head):
 		return inv.addLayer(f)
 	case string(head[:8]) == "conectix":
 		return inv.addVHD(f)
@@ -265,15 +272,17 @@ func (inv *Inventory) addVHD(f *file) (bool, error) {
 	return true, nil
 }
 
-// HasLayer reports whether the medium has a file that names itself as the layer.
-func (inv *Inventory) HasLayer(id image.LayerID) bool { return inv.layers[id] != nil }
+// HasLayer reports whether the medium has a file that names itself as the layer, or a piece of it, which has its index too.
+func (inv *Inventory) HasLayer(id image.LayerID) bool {
+	return inv.layers[id] != nil || inv.hasPiece(id)
+}
 
 // HasVHD reports whether the medium has a VHD file with that uuid.
 func (inv *Inventory) HasVHD(id image.UUID) bool { return inv.vhds[id] != nil }
 
 // Index returns the index of a layer from the medium. ok is false when the medium has no good copy.
 func (inv *Inventory) Index(id image.LayerID) (x *layer.Index, ok bool) {
-	if inv.layers[id] == nil {
+	if !inv.HasLayer(id) {
 		return nil, false
 	}
 	defer inv.taken()()
@@ -283,7 +292,7 @@ func (inv *Inventory) Index(id image.LayerID) (x *layer.Index, ok bool) {
 func (inv *Inventory) index(id image.LayerID) (x *layer.Index, ok bool) {
 	f := inv.layers[id]
 	if f == nil {
-		return nil, false
+		return inv.pieceIndex(id)
 	}
 	x, err := layer.ReadIndex(f, f.size)
 	if err == nil && x.ID() != id {
@@ -294,7 +303,7 @@ func (inv *Inventory) index(id image.LayerID) (x *layer.Index, ok bool) {
 		// The frames may be good; with the index from elsewhere it serves as a part.
 		delete(inv.layers, id)
 		inv.parts = append(inv.parts, f)
-		return nil, false
+		return inv.pieceIndex(id)
 	}
 	return x, true
 }
@@ -306,7 +315,8 @@ func (inv *Inventory) Summary() string {
 		n         int
 		one, many string
 	}{
-		{len(inv.layers), "1 layer", "layers"}, {len(inv.parts), "1 part of a layer", "parts of layers"}, {len(inv.vhds), "1 VHD file", "VHD files"},
+		{len(inv.layers), "1 layer", "layers"}, {len(inv.parts) + len(inv.pieces), "1 part of a layer", "parts of layers"}, {len(inv.vhds), "1 VHD file", "VHD files"},
+		{len(inv.sealed), "1 encrypted file, no key here", "encrypted files, no key here"},
 	} {
 		switch k.n {
 		case 0:
@@ -322,12 +332,15 @@ func (inv *Inventory) Summary() string {
 	return strings.Join(parts, ", ")
 }
 
-// Layers returns the names of the layers on the medium.
+// Layers returns the names of the layers that the medium has a file or a piece of.
 func (inv *Inventory) Layers() []image.LayerID {
 	ids := make([]image.LayerID, 0, len(inv.layers))
 	for id := range inv.layers {
 		ids = append(ids, id)
 	}
+	for _, p := range inv.pieces {
+		ids = append(ids, p.id)
+	}
 	slices.SortFunc(ids, image.LayerID.Compare)
-	return ids
+	return slices.Compact(ids)
 }

@@ -61,12 +61,16 @@ func (inv *Inventory) Source(w Wanted) *Source {
 		} else {
 			inv.addPart(s, x, w)
 		}
+		inv.addPieces(s, x, w)
 	}
 	// Layers of other images or versions may share blocks with the one that is wanted.
 	for _, id := range inv.Layers() {
 		if !slices.ContainsFunc(w.Layers, func(x *layer.Index) bool { return x.ID() == id }) {
 			if x, ok := inv.index(id); ok {
-				s.addLayer(inv.layers[id], x, w)
+				if f := inv.layers[id]; f != nil {
+					s.addLayer(f, x, w)
+				}
+				inv.addPieces(s, x, w)
 			}
 		}
 	}
@@ -78,19 +82,28 @@ func (inv *Inventory) Source(w Wanted) *Source {
 	return s
 }
 
-// addLayer claims the frames of x that f is long enough to hold. Those that refer to x's From or To are of use where that is there: with
-// a layer between the same disks.
+// addLayer claims the frames of x that f is long enough to hold.
 func (s *Source) addLayer(f *file, x *layer.Index, w Wanted) {
+	s.addFrames(x, w, 0, x.Len(), func(_ int, fr layer.Frame) (place, bool) {
+		return place{at: f.Place(fr.Offset), rank: f.rank, r: f.File, offset: fr.Offset, end: f.size, frame: fr}, fr.Offset+int64(fr.Length) <= f.size
+	})
+}
+
+// addFrames claims those of n frames of x, from number first on, that are wanted and all there. Those that refer to x's From or To are of
+// use where that is there: with a layer between the same disks.
+func (s *Source) addFrames(x *layer.Index, w Wanted, first, n int, at frameAt) {
 	from := slices.ContainsFunc(w.Layers, func(l *layer.Index) bool { return l.From() == x.From() })
 	to := slices.ContainsFunc(w.Layers, func(l *layer.Index) bool { return l.From() == x.From() && l.To() == x.To() })
-	for i := range x.Len() {
+	for i := first; i < first+n; i++ {
 		fr := x.Frame(i)
-		if fr.Codec == layer.Zero || !fr.Alone() && !from || fr.Level > 0 && !to || !w.Blocks[fr.Digest] || fr.Offset+int64(fr.Length) > f.size {
+		if fr.Codec == layer.Zero || !fr.Alone() && !from || fr.Level > 0 && !to || !w.Blocks[fr.Digest] {
 			continue
 		}
 		// Of two frames of a block that which refers to fewer others can be unpacked earlier.
-		if p, there := s.places[fr.Digest]; !there || fr.Level < p.frame.Level {
-			s.places[fr.Digest] = place{at: f.Place(fr.Offset), rank: f.rank, r: f.File, offset: fr.Offset, end: f.size, frame: fr}
+		if had, there := s.places[fr.Digest]; !there || fr.Level < had.frame.Level {
+			if p, whole := at(i, fr); whole {
+				s.places[fr.Digest] = p
+			}
 		}
 	}
 }

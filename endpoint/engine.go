@@ -62,6 +62,7 @@ type Engine struct {
 	registration *Registration
 	login        *Login
 	seen         map[string]seenImage
+	keys         mediaKeys
 	speed        map[string]float64 // see rates
 	metered      bool
 	operations   []*Operation // in the order of their creation
@@ -124,6 +125,9 @@ func open(ctx context.Context, o Options, fsys durable.FS) (*Engine, error) {
 		return nil, err
 	}
 	if err := readJSON(fsys, loginFile, &e.login); err != nil {
+		return nil, err
+	}
+	if err := readJSON(fsys, mediaKeysFile, &e.keys); err != nil {
 		return nil, err
 	}
 	if err := readJSON(fsys, seenFile, &e.seen); err != nil {

@@ -180,6 +180,8 @@ func (m *mission) manifestWith(ctx context.Context, id image.LayerID) (image.Ver
 		if err := m.e.checkOffer(o); err != nil {
 			return image.Verified{}, err
 		}
+		m.e.learnKeys(ctx, m.client, o)
+		m.e.unlockMedia(m.job.Media...)
 		v, err := m.e.manifest(ctx, m.client, m.reg, o.Image, o.Version)
 		if err != nil {
 			return image.Verified{}, err

@@ -126,6 +126,7 @@ func (e *Engine) scan(ctx context.Context, m cache.Medium) (*cache.Inventory, er
 		return nil, err
 	}
 	inv.TakeTurns(turn)
+	e.unlockMedia(inv)
 	e.inPlace(m)
 	return inv, nil
 }
@@ -150,6 +151,10 @@ func (e *Engine) scanMedia(ctx context.Context, named []string) (all []shelved, 
 		}
 		if err != nil {
 			notes = append(notes, fmt.Sprintf("%s is not used: %v", m.Place(), err))
+		} else {
+			for _, id := range inv.Sealed() {
+				notes = append(notes, fmt.Sprintf("%s is encrypted, no key here (%s)", m.Place(), id))
+			}
 		}
 		all = append(all, shelved{m, inv})
 	}

@@ -122,7 +122,7 @@ func otherServer(old *Registration, f syncclient.Fingerprint) error {
 // forgetLogin is called with mu held.
 func (e *Engine) forgetLogin() error {
 	e.login = nil
-	return durable.Remove(e.fsys, loginFile)
+	return errors.Join(e.forgetKeys(), durable.Remove(e.fsys, loginFile))
 }
 
 // Registered returns the registration, nil when there is none.
@@ -217,6 +217,11 @@ func (e *Engine) Login(ctx context.Context, user, password string) error {
 	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
+	if e.login != nil && e.login.User != t.User {
+		if err := e.forgetKeys(); err != nil { // they are the other user's
+			return err
+		}
+	}
 	l := &Login{User: t.User, Token: t.Token, Expires: t.Expires}
 	if err := writeJSON(e.fsys, loginFile, l); err != nil {
 		return err

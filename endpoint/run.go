@@ -135,6 +135,7 @@ func (m *mission) fetchVersion(ctx context.Context, name string, v image.Version
 	if err != nil {
 		return err
 	}
+	m.e.learnKeys(ctx, m.client, m.offer)
 	if v == 0 {
 		v = m.offer.Version
 	}

@@ -16,18 +16,25 @@ import (
 // nil, of a frame that is not Alone only the check sum of its own bytes is compared. Verify calls visit with each frame and the error of
 // reading or checking it, nil for a good one, from several goroutines at once; visit's own error ends the work and is returned.
 func Verify(ctx context.Context, r io.ReaderAt, x *Index, from io.ReaderAt, scratch Scratch, visit func(f Frame, err error) error) error {
+	return verifyFrames(ctx, r, x, 0, x.Len(), from, scratch, visit)
+}
+
+// verifyFrames is Verify for n frames from number first on.
+func verifyFrames(ctx context.Context, r io.ReaderAt, x *Index, first, n int, from io.ReaderAt, scratch Scratch,
+	visit func(f Frame, err error) error,
+) error {
 	workers := runtime.GOMAXPROCS(0)
 	rd := newReader([]Source{{x, r}}, from, x.Size(), scratch)
 	defer rd.Close()
 	top := x.Levels() - 1
 	type buffers struct{ packed, block []byte }
 	free := make(chan buffers, 2*workers) // bounds the bytes in flight
-	for range min(cap(free), x.Len()) {
+	for range min(cap(free), n) {
 		free <- buffers{make([]byte, image.BlockSize), make([]byte, image.BlockSize)}
 	}
 	g, ctx := errgroup.WithContext(ctx)
-	for i := range x.Len() {
-		f := x.Frame(i)
+	for i := range n {
+		f := x.Frame(first + i)
 		var b buffers
 		select {
 		case b = <-free:

@@ -63,7 +63,7 @@ func small() [][]byte {
 // write writes a version to a folder, which has to work.
 func (s *shop) write(t *testing.T, v image.Version, dir string) media.Result {
 	t.Helper()
-	res, err := media.Write(t.Context(), s.Admin, media.Options{Image: name, Version: v, Dir: dir})
+	res, err := media.Write(t.Context(), s.Admin, media.Options{Want: want(v), Dir: dir})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -222,7 +222,7 @@ func TestWrite(t *testing.T) {
 	first, second := s.files[0], s.files[1]
 
 	seen := steps{}
-	res, err := media.Write(t.Context(), s.Admin, media.Options{Image: name, Version: 1, Dir: dir, Progress: seen.note(t)})
+	res, err := media.Write(t.Context(), s.Admin, media.Options{Want: want(1), Dir: dir, Progress: seen.note(t)})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -427,7 +427,7 @@ func TestForeignFiles(t *testing.T) {
 			put(t, dir, fmt.Sprintf("%s-%d.dsl", stem, n), "taken")
 		}
 		before := identities(t, dir)
-		_, err := media.Write(t.Context(), s.Admin, media.Options{Image: name, Version: 2, Dir: dir})
+		_, err := media.Write(t.Context(), s.Admin, media.Options{Want: want(2), Dir: dir})
 		if err == nil || !strings.Contains(err.Error(), first) {
 			t.Errorf("error %v", err)
 		}
@@ -484,12 +484,12 @@ func TestFolders(t *testing.T) {
 		o    media.Options
 		want string
 	}{
-		{"a file", t.Context(), media.Options{Image: name, Version: 1, Dir: "file"}, "open the medium"},
-		{"below a file", t.Context(), media.Options{Image: name, Version: 1, Dir: "file/stick"}, "open the medium"},
-		{"no such image", t.Context(), media.Options{Image: "silver", Version: 1, Dir: "new"}, "no image silver"},
-		{"no such version", t.Context(), media.Options{Image: name, Version: 3, Dir: "new"}, "no version 3"},
-		{"no image", t.Context(), media.Options{Version: 1, Dir: "new"}, "look up version 1"},
-		{"canceled", canceled, media.Options{Image: name, Version: 1, Dir: "new"}, "canceled"},
+		{"a file", t.Context(), media.Options{Want: want(1), Dir: "file"}, "open the medium"},
+		{"below a file", t.Context(), media.Options{Want: want(1), Dir: "file/stick"}, "open the medium"},
+		{"no such image", t.Context(), media.Options{Want: []media.Want{{Image: "silver", Version: 1}}, Dir: "new"}, "no image silver"},
+		{"no such version", t.Context(), media.Options{Want: want(3), Dir: "new"}, "no version 3"},
+		{"no image", t.Context(), media.Options{Want: []media.Want{{Version: 1}}, Dir: "new"}, "look up version 1"},
+		{"canceled", canceled, media.Options{Want: want(1), Dir: "new"}, "canceled"},
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
@@ -546,3 +546,6 @@ func TestLocate(t *testing.T) {
 		inv.Close()
 	}
 }
+
+// want returns the choice of one version of the shop's image.
+func want(v image.Version) []media.Want { return []media.Want{{Image: name, Version: v}} }

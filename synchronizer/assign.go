@@ -138,8 +138,16 @@ func (s *Server) getOffers(c *call) error {
 		if err != nil {
 			return err
 		}
+		keys, err := keysOf(c.Context(), s.db, g.image)
+		if err != nil {
+			return err
+		}
+		var key image.KeyID
+		if len(keys) > 0 {
+			key = keys[0].ID
+		}
 		offers = append(offers, api.Offer{
-			Image: g.name, ImageID: m.ImageID, Version: g.version, Pinned: g.pinned, Newest: g.newest,
+			MediaKey: key, Image: g.name, ImageID: m.ImageID, Version: g.version, Pinned: g.pinned, Newest: g.newest,
 			Mode: g.mode, Size: m.Size(), Note: m.Note, Created: m.Created,
 		})
 	}

@@ -63,6 +63,11 @@ CREATE TABLE media (
 	FOREIGN KEY (image, version) REFERENCES versions(image, version) ON DELETE CASCADE);
 -- JSON; empty: the default.
 ALTER TABLE images ADD COLUMN policy TEXT NOT NULL DEFAULT '';
+`, `
+-- The keys that media with an image are sealed with.
+CREATE TABLE media_keys (
+	image TEXT NOT NULL REFERENCES images(id) ON DELETE CASCADE, id TEXT NOT NULL, key BLOB NOT NULL, made TEXT NOT NULL,
+	PRIMARY KEY (image, id));
 `}
 
 // dbFile is the catalog's name in the data folder.

@@ -27,7 +27,7 @@ const protocol = "../docs/protocol.md"
 var wire = []any{
 	api.Server{}, api.Login{}, api.Device{}, api.Token{}, api.Offer{}, api.Image{}, api.VersionInfo{}, api.DiskInfo{}, api.Seal{}, api.SealDisk{},
 	api.Upload{}, api.NewUser{}, api.User{}, api.Password{}, api.Group{}, api.Assignment{}, api.DeviceInfo{}, api.MediaFile{}, api.AuditEntry{},
-	api.Error{}, api.Layer{}, api.NewSquash{}, api.Squash{}, api.Policy{},
+	api.Error{}, api.Layer{}, api.NewSquash{}, api.Squash{}, api.Policy{}, api.MediaKey{},
 }
 
 // section returns what the document has below a heading.
@@ -206,7 +206,7 @@ func members(typ reflect.Type) map[string]bool {
 			continue
 		}
 		name, options, _ := strings.Cut(f.Tag.Get("json"), ",")
-		out[name] = strings.Contains(options, "omitempty") || slices.Contains(requested, typ.Name()+"."+name)
+		out[name] = strings.Contains(options, "omit") || slices.Contains(requested, typ.Name()+"."+name)
 	}
 	return out
 }

@@ -32,6 +32,7 @@ var routes = []route{
 	{"GET /v1/offers", member, "", (*Server).getOffers},
 	{"GET /v1/images/{image}/versions/{version}/manifest", member, "", (*Server).getManifest},
 	{"GET /v1/images/{image}/versions/{version}/layers", member, "", (*Server).getEdges},
+	{"GET /v1/images/{image}/keys", member, "", (*Server).getMediaKeys},
 	{"GET /v1/layers/{layer}", member, "", (*Server).getLayer},
 	{"GET /v1/states/{state}", operator, "", (*Server).getState},
 
@@ -41,6 +42,7 @@ var routes = []route{
 	{"POST /v1/images/{image}/versions", operator, "publish", (*Server).postVersion},
 	{"GET /v1/images/{image}/versions/{version}/files", operator, "", (*Server).getMediaFiles},
 	{"PUT /v1/images/{image}/versions/{version}/media", operator, "write medium", (*Server).putMedium},
+	{"POST /v1/images/{image}/keys", operator, "make media key", (*Server).postMediaKey},
 	{"PUT /v1/images/{image}/layers/{layer}", operator, "add layer", (*Server).putEdge},
 	{"DELETE /v1/images/{image}/layers/{layer}", operator, "remove layer", (*Server).deleteEdge},
 	{"GET /v1/images/{image}/squashes", operator, "", (*Server).getSquashes},

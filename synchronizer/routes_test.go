@@ -18,7 +18,7 @@ import (
 var (
 	open = []string{"GET /v1/server", "POST /v1/login"}
 	own  = []string{"DELETE /v1/login", "GET /v1/offers", "GET /v1/images/{image}/versions/{version}/manifest",
-		"GET /v1/images/{image}/versions/{version}/layers", "GET /v1/layers/{layer}"}
+		"GET /v1/images/{image}/versions/{version}/layers", "GET /v1/images/{image}/keys", "GET /v1/layers/{layer}"}
 )
 
 func TestRoutesHavePermissions(t *testing.T) {

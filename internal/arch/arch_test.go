@@ -38,7 +38,8 @@ var rules = map[string]rule{
 	"config":      {"internal/durable internal/limit", "github.com/pelletier/go-toml/v2"},
 	"cache":       {"diskmap image layer vhd volume", "golang.org/x/sys"},
 	"syncclient":  {"api image layer internal/limit internal/problem", "golang.org/x/sys"},
-	"media":       {"api image layer syncclient internal/durable internal/problem", ""},
+	"media/disc":  {"", ""},
+	"media":       {"api image layer media/disc syncclient vhd internal/durable internal/problem", "golang.org/x/sys"},
 	"publish":     {"api diskmap image layer syncclient vhd vhd/vhdfile internal/problem", "github.com/klauspost/compress golang.org/x/sys"},
 	"deploy":      {"api cache image layer syncclient vhd internal/durable internal/limit internal/problem", "golang.org/x/sync"},
 	"synchronizer": {"api image layer internal/durable internal/release",
@@ -97,7 +98,7 @@ var rules = map[string]rule{
 }
 
 // pure packages take readers and bytes and return values: no files, no network, no clock, no logging.
-var pure = []string{"image", "vhd", "layer", "api", "diskmap", "internal/lzma",
+var pure = []string{"image", "vhd", "layer", "api", "diskmap", "media/disc", "internal/lzma",
 	"volume", "volume/exfat", "volume/ext", "volume/fat", "volume/iso9660", "volume/ntfs", "volume/ntfs/format", "volume/udf", "volume/detect", "volume/table"}
 
 var notPure = []string{"os", "net", "net/http", "log", "log/slog", "os/exec", "syscall"}

@@ -106,7 +106,7 @@ func (l *Lab) Publish(t testing.TB, name string, disk []byte) publish.Result {
 func (l *Lab) Stick(t testing.TB, name string, v image.Version) string {
 	t.Helper()
 	dir := filepath.Join(t.TempDir(), "stick")
-	if _, err := media.Write(t.Context(), l.Admin, media.Options{Image: name, Version: v, Dir: dir}); err != nil {
+	if _, err := media.Write(t.Context(), l.Admin, media.Options{Want: []media.Want{{Image: name, Version: v}}, Dir: dir}); err != nil {
 		t.Fatal(err)
 	}
 	return dir
