@@ -39,7 +39,7 @@ type EncodeOptions struct {
 	// different and not whole blocks; nil: whole blocks.
 	FromDisk io.ReaderAt
 	// Workers is the number of goroutines that read, hash and compress; 0: one for each processor. Each holds up to about 24
-	// MiB; with FromDisk 60 MiB, and all together a table of up to 160 MiB.
+	// MiB; with FromDisk 52 MiB, and all together tables of up to 100 MiB.
 	Workers int
 	// Progress is called with the number of bytes of the disk that are done, from one goroutine; may be nil.
 	Progress func(done int64)

@@ -13,7 +13,7 @@ const (
 	longBits  = 19
 	leastBits = 10
 
-	sixes     = 4 // places in a row
+	sixes     = 2 // places in a row
 	longs     = 2
 	longMatch = 12 // bytes that the table of longs goes by
 
@@ -83,7 +83,7 @@ func (f *finder) longOf(v uint64, w uint32) *[longs]int32 {
 	return &f.long[h>>(f.longShift&63)&(1<<longBits-1)]
 }
 
-func pushSix(p *[sixes]int32, i int)  { p[3], p[2], p[1], p[0] = p[2], p[1], p[0], int32(i) }
+func pushSix(p *[sixes]int32, i int)  { p[1], p[0] = p[0], int32(i) }
 func pushLong(p *[longs]int32, i int) { p[1], p[0] = p[0], int32(i) }
 
 // twelve returns the bytes at a position that the tables go by.
@@ -97,7 +97,6 @@ func (f *finder) learn(end int) {
 	for ; f.ready+1 < end; f.ready += 2 {
 		v, w := f.twelve(f.ready)
 		pushSix(f.sixOf(v), f.ready)
-		pushSix(f.sixOf(v>>8), f.ready+1)
 		pushLong(f.longOf(v, w), f.ready)
 	}
 }

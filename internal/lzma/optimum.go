@@ -199,8 +199,9 @@ func (e *Encoder) repeats(pos, cur, i, k int, price uint32) {
 	for n := k; n >= minMatch; n-- {
 		o.offer(cur+n, price+uint32(t[n]), uint32(i), cur, 0)
 	}
-	n := &o.nodes[cur]
-	e.beyond(pos, cur, k, n.reps[i], afterRep[n.state], price+uint32(t[k]), uint32(i))
+	if n := &o.nodes[cur]; i == 0 {
+		e.beyond(pos, cur, k, n.reps[0], afterRep[n.state], price+uint32(t[k]), 0) // at the others it hardly ever wins
+	}
 }
 
 // beyond offers a match of k bytes with a literal and a match at the same distance behind it.
@@ -227,7 +228,7 @@ func (e *Encoder) matches(pos, cur, least int, price uint32) {
 	t := &o.prices.match[pos&posMask]
 	n := least
 	o.reach(cur + e.found[len(e.found)-1].n)
-	for _, f := range e.found {
+	for i, f := range e.found {
 		if f.n < n {
 			continue
 		}
@@ -239,6 +240,8 @@ func (e *Encoder) matches(pos, cur, least int, price uint32) {
 		for ; n <= f.n; n++ {
 			o.offer(cur+n, far+uint32(t[n]), op, cur, 0)
 		}
-		e.beyond(pos, cur, f.n, f.dist, state, price+uint32(t[f.n])+o.distance(lenState(f.n), f.dist), op)
+		if i == len(e.found)-1 { // behind shorter ones it hardly ever wins
+			e.beyond(pos, cur, f.n, f.dist, state, price+uint32(t[f.n])+o.distance(lenState(f.n), f.dist), op)
+		}
 	}
 }
