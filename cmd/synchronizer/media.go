@@ -160,7 +160,7 @@ endpoint finds files whatever they are called, in the root of the medium or up t
 func newWrite(o *options) *cobra.Command {
 	var w writing
 	c := &cobra.Command{
-		Use: "write -n IMAGE -v VERSION --to FOLDER", Short: "Write versions to a medium and check it", Args: cobra.NoArgs, Long: aboutWriting,
+		Use: "write (-n IMAGE | --group GROUP) (--to FOLDER | --image FILE)", Short: "Write versions to a medium and check it", Args: cobra.NoArgs, Long: aboutWriting,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if (w.name == "") == (w.group == "") || (w.to == "") == (w.image == "") {
 				return cli.UsageError("name an image with -n or a group with --group, and a folder with --to or a file with --image")

@@ -15,7 +15,7 @@ const (
 	// memoryGoal is where the collector begins to work hard, memoryLimit where the kernel refuses more; in bytes. What readers of file
 	// systems may remember and take for one call is 80 MiB, the lists of an answer take a few MiB more.
 	memoryGoal  = 128 << 20
-	memoryLimit = 384 << 20
+	memoryLimit = 384<<20 + detectorMemory
 	nobody      = 65534
 )
 
