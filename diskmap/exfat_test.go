@@ -10,19 +10,20 @@ import (
 	"testing"
 
 	"disksync/diskmap"
+	"disksync/volume/volumetest"
 )
 
 // TestExFATEmpty: a new file system has nothing but its own clusters.
 func TestExFATEmpty(t *testing.T) {
 	for _, args := range []string{"", "-c 512", "-c 4096", "-c 1M", "-b 8M"} {
 		img := filled(t, 64)
-		command(t, "mkfs.exfat", append(strings.Fields(args), img)...)
+		volumetest.Run(t, "mkfs.exfat", append(strings.Fields(args), img)...)
 		trimmed, m := trim(t, img)
 		v := one(t, m)
 		if v.Kind != diskmap.ExFAT || v.Kept != "" || v.Free < 30<<20 {
 			t.Errorf("%s: %+v", args, v)
 		}
-		if out := command(t, "fsck.exfat", "-n", trimmed); !strings.Contains(out, "clean") {
+		if out := volumetest.Run(t, "fsck.exfat", "-n", trimmed); !strings.Contains(out, "clean") {
 			t.Errorf("%s: %s", args, out)
 		}
 		if n := bytes.Count(bytesOf(t, trimmed)[:v.Size-1<<20], []byte(garbage)); n > 0 {
@@ -36,10 +37,10 @@ func TestExFAT(t *testing.T) {
 	for i, args := range []string{"-c 4096", "-c 32768"} {
 		t.Run("mkfs"+args, func(t *testing.T) {
 			img := filled(t, 64)
-			command(t, "mkfs.exfat", append(strings.Fields(args), img)...)
+			volumetest.Run(t, "mkfs.exfat", append(strings.Fields(args), img)...)
 			var want tree
 			used := int64(0)
-			mounted(t, func(dir string) {
+			volumetest.Mounted(t, func(dir string) {
 				inUse(t, dir, plant(uint64(i), 300, 300_000))
 				for n := range 200 { // so that what comes next is in pieces
 					put(t, filepath.Join(dir, fmt.Sprintf("dir1/little%d", n)), "little", 7000)
@@ -60,7 +61,7 @@ func TestExFAT(t *testing.T) {
 						used += (int64(len(b)) + cluster - 1) / cluster * cluster
 					}
 				}
-			}, "mount.exfat-fuse", device(t, img))
+			}, "mount.exfat-fuse", volumetest.Loop(t, img))
 			trimmed, m := trim(t, img)
 			v := one(t, m)
 			if v.Kept != "" {
@@ -70,13 +71,13 @@ func TestExFAT(t *testing.T) {
 			if over := v.Size - used - v.Free; over < 0 || over > 6<<20 {
 				t.Errorf("%d bytes are free, with %d in files", v.Free, used)
 			}
-			if out := command(t, "fsck.exfat", "-n", trimmed); !strings.Contains(out, "clean") {
+			if out := volumetest.Run(t, "fsck.exfat", "-n", trimmed); !strings.Contains(out, "clean") {
 				t.Error(out)
 			}
 			if bytes.Contains(bytesOf(t, trimmed), []byte(paged)) {
 				t.Error("what was paged out is still there")
 			}
-			mounted(t, func(dir string) { want.same(t, dir) }, "mount.exfat-fuse", "-o", "ro", device(t, trimmed))
+			volumetest.Mounted(t, func(dir string) { want.same(t, dir) }, "mount.exfat-fuse", "-o", "ro", volumetest.Loop(t, trimmed))
 		})
 	}
 }
@@ -133,7 +134,7 @@ func exBitmap(b []byte) int {
 // TestExFATKept: whatever says that something is still to be done, or makes no sense, keeps the volume whole.
 func TestExFATKept(t *testing.T) {
 	img := filled(t, 16)
-	command(t, "mkfs.exfat", "-c", "4096", img)
+	volumetest.Run(t, "mkfs.exfat", "-c", "4096", img)
 	good := bytesOf(t, img)
 	exFile(good, "pagefile.sys", 100, paged)
 	exFile(good, "letter", 200, "dear all, ")
@@ -142,7 +143,7 @@ func TestExFATKept(t *testing.T) {
 	if err := os.WriteFile(fine, good, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	command(t, "fsck.exfat", "-n", fine)
+	volumetest.Run(t, "fsck.exfat", "-n", fine)
 	trimmed, m := trim(t, fine)
 	if b := bytesOf(t, trimmed); !bytes.Contains(b, []byte("dear all, ")) || bytes.Contains(b, []byte(paged)) || m.Free() == 0 {
 		t.Errorf("%+v", m.Volumes())

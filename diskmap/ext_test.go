@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"disksync/diskmap"
+	"disksync/volume/volumetest"
 )
 
 // extKinds are file systems as mke2fs makes them, with the features that change where things are.
@@ -60,7 +61,7 @@ func makeExt(t testing.TB, mib int, args string, files tree) string {
 	img := filled(t, mib)
 	src := files.write(t, t.TempDir())
 	mk := append([]string{"-q", "-F", "-E", "nodiscard,lazy_itable_init=0", "-d", src}, strings.Fields(args)...)
-	command(t, "mke2fs", append(mk, img)...)
+	volumetest.Run(t, "mke2fs", append(mk, img)...)
 	var script bytes.Buffer
 	for name := range files {
 		if _, stays := files.remain()[name]; !stays {
@@ -71,9 +72,9 @@ func makeExt(t testing.TB, mib int, args string, files tree) string {
 	if err := os.WriteFile(cmds, script.Bytes(), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	command(t, "debugfs", "-w", "-f", cmds, img)
+	volumetest.Run(t, "debugfs", "-w", "-f", cmds, img)
 	if strings.Contains(args, "quota") {
-		_, _ = try(t, "e2fsck", "-fy", img) // debugfs does not count
+		_, _ = volumetest.Try(t, "e2fsck", "-fy", img) // debugfs does not count
 	}
 	fsck(t, img)
 	return img
@@ -81,7 +82,7 @@ func makeExt(t testing.TB, mib int, args string, files tree) string {
 
 func fsck(t testing.TB, img string) {
 	t.Helper()
-	if out, err := try(t, "e2fsck", "-fn", img); err != nil {
+	if out, err := volumetest.Try(t, "e2fsck", "-fn", img); err != nil {
 		t.Fatalf("e2fsck: %v\n%s", err, out)
 	}
 }
@@ -91,7 +92,7 @@ var blockRange = regexp.MustCompile(`(\d+)(?:-(\d+))?`)
 // extFree asks dumpe2fs which blocks are free, and debugfs which belong to the journal.
 func extFree(t testing.TB, img string) (block int64, free, journal map[int64]bool) {
 	t.Helper()
-	out := command(t, "dumpe2fs", img)
+	out := volumetest.Run(t, "dumpe2fs", img)
 	free, journal = map[int64]bool{}, map[int64]bool{}
 	cluster := int64(0)
 	for line := range strings.SplitSeq(out, "\n") {
@@ -106,7 +107,7 @@ func extFree(t testing.TB, img string) (block int64, free, journal map[int64]boo
 		}
 	}
 	if strings.Contains(out, "has_journal") {
-		out = command(t, "debugfs", "-R", "blocks <8>", img)
+		out = volumetest.Run(t, "debugfs", "-R", "blocks <8>", img)
 		_, list, _ := strings.Cut(out, "\n") // the first line is the program's name
 		for i, m := range blockRange.FindAllString(list, -1) {
 			if i > 0 { // the superblock of the journal stays
@@ -178,8 +179,8 @@ func TestExt(t *testing.T) {
 			}
 			fsck(t, trimmed)
 			before, after := t.TempDir(), t.TempDir()
-			command(t, "debugfs", "-R", "rdump / "+before, img)
-			command(t, "debugfs", "-R", "rdump / "+after, trimmed)
+			volumetest.Run(t, "debugfs", "-R", "rdump / "+before, img)
+			volumetest.Run(t, "debugfs", "-R", "rdump / "+after, trimmed)
 			want := readTree(t, before)
 			if len(want) != len(files.remain()) {
 				t.Errorf("%d files are there, want %d", len(want), len(files.remain()))

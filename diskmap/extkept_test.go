@@ -7,6 +7,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"disksync/volume/volumetest"
 )
 
 // TestExtKept: whatever says that something is still to be done, or makes no sense, keeps the file system whole.
@@ -100,11 +102,11 @@ func TestExtMounted(t *testing.T) {
 	for i, args := range []string{"-t ext4", "-t ext4 -b 1024 -O bigalloc -C 8192", "-t ext3", "-t ext2"} {
 		t.Run("mke2fs"+strings.ReplaceAll(args, " ", ""), func(t *testing.T) {
 			img := filled(t, 64)
-			command(t, "mke2fs", append(strings.Fields("-q -F -E nodiscard,lazy_itable_init=0 "+args), img)...)
+			volumetest.Run(t, "mke2fs", append(strings.Fields("-q -F -E nodiscard,lazy_itable_init=0 "+args), img)...)
 			var during []byte
-			mounted(t, func(dir string) {
+			volumetest.Mounted(t, func(dir string) {
 				inUse(t, dir, plant(uint64(i), 300, 200_000))
-				command(t, "sync", "-f", dir)
+				volumetest.Run(t, "sync", "-f", dir)
 				during = bytesOf(t, img)
 			}, "mount", "-o", "loop", img)
 			if strings.Contains(args, "ext2") {
@@ -122,8 +124,8 @@ func TestExtMounted(t *testing.T) {
 				t.Fatal(err)
 			}
 			var want tree
-			mounted(t, func(dir string) {
-				command(t, "fstrim", dir)
+			volumetest.Mounted(t, func(dir string) {
+				volumetest.Run(t, "fstrim", dir)
 				want = readTree(t, dir)
 			}, "mount", "-o", "loop", given)
 			was, fstrim, ours := bytesOf(t, img), bytesOf(t, given), bytesOf(t, trimmed)
@@ -139,7 +141,7 @@ func TestExtMounted(t *testing.T) {
 					t.Fatalf("fstrim did not give back what is at %d", at)
 				}
 			}
-			mounted(t, func(dir string) {
+			volumetest.Mounted(t, func(dir string) {
 				want.same(t, dir)
 				put(t, filepath.Join(dir, "new"), "written afterwards", 1_000_000)
 			}, "mount", "-o", "loop", trimmed)

@@ -6,7 +6,6 @@ import (
 	"io/fs"
 	"math/rand/v2"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -14,7 +13,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"disksync/diskmap"
-	"disksync/internal/testkit"
 )
 
 // garbage is what free space is full of before a file system is made on it, as if something had been deleted everywhere.
@@ -66,24 +64,6 @@ func filled(t testing.TB, mib int) string {
 		}
 	}
 	return name
-}
-
-// command runs a program and returns what it printed.
-func command(t testing.TB, name string, args ...string) string {
-	t.Helper()
-	out, err := try(t, name, args...)
-	if err != nil {
-		t.Fatalf("%s %q: %v\n%s", name, args, err, out)
-	}
-	return out
-}
-
-func try(t testing.TB, name string, args ...string) (string, error) {
-	t.Helper()
-	cmd := exec.Command(testkit.Tool(t, name), args...)
-	cmd.Env = append(os.Environ(), "LC_ALL=C.UTF-8", "MTOOLS_SKIP_CHECK=1", "DEBUGFS_PAGER=cat")
-	out, err := cmd.CombinedOutput()
-	return string(out), err
 }
 
 // scan maps a disk, which must be free of surprises: volumes are where they can be.
@@ -274,37 +254,4 @@ func bytesOf(t testing.TB, name string) []byte {
 		t.Fatal(err)
 	}
 	return b
-}
-
-// mounted mounts a file system and runs do on it. Where that cannot be done the test is skipped: a container may not let it.
-func mounted(t testing.TB, do func(dir string), mount ...string) {
-	t.Helper()
-	dir := t.TempDir()
-	if out, err := try(t, mount[0], append(mount[1:], dir)...); err != nil {
-		t.Skipf("no file system can be mounted here: %v: %s", err, out)
-	}
-	unmount := func() {
-		// What the file system still writes is written when it is gone.
-		if out, err := try(t, "umount", dir); err != nil {
-			t.Fatalf("umount: %v: %s", err, out)
-		}
-	}
-	defer unmount()
-	do(dir)
-}
-
-// device makes a block device of a file, for programs that want one.
-func device(t testing.TB, img string) string {
-	t.Helper()
-	out, err := try(t, "losetup", "--find", "--show", img)
-	if err != nil {
-		t.Skipf("no device can be made here: %v: %s", err, out)
-	}
-	dev := strings.TrimSpace(out)
-	t.Cleanup(func() {
-		if out, err := try(t, "losetup", "--detach", dev); err != nil {
-			t.Errorf("losetup: %v: %s", err, out)
-		}
-	})
-	return dev
 }

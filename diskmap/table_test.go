@@ -11,6 +11,7 @@ import (
 
 	"disksync/diskmap"
 	"disksync/internal/testkit"
+	"disksync/volume/volumetest"
 )
 
 // newDisk makes a disk of so many MiB, full of garbage, with a partition table that sfdisk makes of a script.
@@ -42,7 +43,7 @@ func place(t testing.TB, disk string, mib int, volume string) {
 func made(t testing.TB, mib int, name string, args ...string) string {
 	t.Helper()
 	img := filled(t, mib)
-	command(t, name, append(args, img)...)
+	volumetest.Run(t, name, append(args, img)...)
 	return img
 }
 

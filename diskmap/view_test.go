@@ -11,6 +11,7 @@ import (
 
 	"disksync/diskmap"
 	"disksync/layer"
+	"disksync/volume/volumetest"
 )
 
 // The view is what the layer encoder reads.
@@ -107,7 +108,7 @@ func TestBadSectors(t *testing.T) {
 func TestSwap(t *testing.T) {
 	for _, page := range []string{"4096", "65536"} {
 		img := filled(t, 4)
-		command(t, "mkswap", "-p", page, img)
+		volumetest.Run(t, "mkswap", "-p", page, img)
 		trimmed, m := trim(t, img)
 		v := one(t, m)
 		if v.Kind != diskmap.Swap || v.Free != 4<<20-number(page) {

@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"disksync/diskmap"
+	"disksync/volume/volumetest"
 )
 
 // put makes a file of n bytes with a text over and over.
@@ -45,7 +46,7 @@ func TestNTFS(t *testing.T) {
 	for i, args := range []string{"", "-c 512", "-c 2048 -z 0", "-c 65536", "-s 4096 -c 4096"} {
 		t.Run("mkntfs"+strings.ReplaceAll(args, " ", ""), func(t *testing.T) {
 			img := filled(t, 80)
-			command(t, "mkntfs", append(strings.Fields("-q -F -Q -p 0 -H 0 -S 0 "+args), img)...)
+			volumetest.Run(t, "mkntfs", append(strings.Fields("-q -F -Q -p 0 -H 0 -S 0 "+args), img)...)
 			check := func(t *testing.T, files tree) {
 				trimmed, m := trim(t, img)
 				v := one(t, m)
@@ -53,12 +54,12 @@ func TestNTFS(t *testing.T) {
 					t.Fatalf("%+v", v)
 				}
 				clone := filepath.Join(t.TempDir(), "clone.raw")
-				command(t, "ntfsclone", "-f", "-q", "-O", clone, img)
+				volumetest.Run(t, "ntfsclone", "-f", "-q", "-O", clone, img)
 				sys := differs(t, clone, trimmed)
 				if files == nil && sys != 0 || files != nil && sys != 3_000_000+1_000_000+2_000_000/8 {
 					t.Errorf("%d bytes are other than those of ntfsclone", sys)
 				}
-				if out := command(t, "ntfsfix", "-n", trimmed); !strings.Contains(out, "processed successfully") {
+				if out := volumetest.Run(t, "ntfsfix", "-n", trimmed); !strings.Contains(out, "processed successfully") {
 					t.Errorf("ntfsfix: %s", out)
 				}
 				if bytes.Contains(bytesOf(t, trimmed), []byte(paged)) {
@@ -67,13 +68,13 @@ func TestNTFS(t *testing.T) {
 				if files == nil {
 					return
 				}
-				mounted(t, func(dir string) {
+				volumetest.Mounted(t, func(dir string) {
 					files.same(t, dir)
 				}, "ntfs-3g", "-o", "ro", trimmed)
 			}
 			check(t, nil)
 			var want tree
-			mounted(t, func(dir string) {
+			volumetest.Mounted(t, func(dir string) {
 				inUse(t, dir, plant(uint64(i), 400, 300_000))
 				// Every second of many little files is deleted, so that what comes next, and the list of files, is in many pieces.
 				many := 1500
@@ -102,8 +103,8 @@ func TestNTFS(t *testing.T) {
 // TestNTFSPieces: the list of files is in so many pieces that it takes several records to say where they are.
 func TestNTFSPieces(t *testing.T) {
 	img := filled(t, 20)
-	command(t, "mkntfs", "-q", "-F", "-Q", "-c", "512", "-p", "0", "-H", "0", "-S", "0", img)
-	mounted(t, func(dir string) {
+	volumetest.Run(t, "mkntfs", "-q", "-F", "-Q", "-c", "512", "-p", "0", "-H", "0", "-S", "0", img)
+	volumetest.Mounted(t, func(dir string) {
 		files := 0
 		for ; ; files++ { // until it is full
 			if err := os.WriteFile(filepath.Join(dir, fmt.Sprint("f", files)), make([]byte, 1024), 0o600); err != nil {
@@ -127,7 +128,7 @@ func TestNTFSPieces(t *testing.T) {
 			}
 		}
 	}, "ntfs-3g", img)
-	if out := command(t, "ntfsinfo", "-f", "-v", "-i", "0", img); !strings.Contains(out, "attribute $ATTRIBUTE_LIST") {
+	if out := volumetest.Run(t, "ntfsinfo", "-f", "-v", "-i", "0", img); !strings.Contains(out, "attribute $ATTRIBUTE_LIST") {
 		t.Fatal("the list of files is in too few pieces for this test")
 	}
 	trimmed, m := trim(t, img)
@@ -135,7 +136,7 @@ func TestNTFSPieces(t *testing.T) {
 		t.Fatalf("%+v", v)
 	}
 	clone := filepath.Join(t.TempDir(), "clone.raw")
-	command(t, "ntfsclone", "-f", "-q", "-O", clone, img)
+	volumetest.Run(t, "ntfsclone", "-f", "-q", "-O", clone, img)
 	if n := differs(t, clone, trimmed); n != 0 {
 		t.Errorf("%d bytes are other than those of ntfsclone", n)
 	}
@@ -144,7 +145,7 @@ func TestNTFSPieces(t *testing.T) {
 // TestNTFSMapInPieces: the map of clusters is itself in two places.
 func TestNTFSMapInPieces(t *testing.T) {
 	img := filled(t, 16)
-	command(t, "mkntfs", "-q", "-F", "-Q", "-c", "512", "-p", "0", "-H", "0", "-S", "0", img)
+	volumetest.Run(t, "mkntfs", "-q", "-F", "-Q", "-c", "512", "-p", "0", "-H", "0", "-S", "0", img)
 	b := bytesOf(t, img)
 	le := binary.LittleEndian
 	r := b[int(le.Uint64(b[48:]))*512+6*1024:]
@@ -188,7 +189,7 @@ func TestNTFSMapInPieces(t *testing.T) {
 		t.Fatalf("%+v", v)
 	}
 	clone := filepath.Join(t.TempDir(), "clone.raw")
-	command(t, "ntfsclone", "-f", "-q", "-O", clone, img)
+	volumetest.Run(t, "ntfsclone", "-f", "-q", "-O", clone, img)
 	if n := differs(t, clone, trimmed); n != 0 {
 		t.Errorf("%d bytes are other than those of ntfsclone", n)
 	}
@@ -197,8 +198,8 @@ func TestNTFSMapInPieces(t *testing.T) {
 // TestLinkedPageFile: a page file that goes by another name as well, is compressed, or is a folder, is nothing special.
 func TestLinkedPageFile(t *testing.T) {
 	img := filled(t, 16)
-	command(t, "mkntfs", "-q", "-F", "-Q", "-c", "4096", "-p", "0", "-H", "0", "-S", "0", img)
-	mounted(t, func(dir string) {
+	volumetest.Run(t, "mkntfs", "-q", "-F", "-Q", "-c", "4096", "-p", "0", "-H", "0", "-S", "0", img)
+	volumetest.Mounted(t, func(dir string) {
 		put(t, filepath.Join(dir, "precious"), paged, 100_000)
 		if err := os.Link(filepath.Join(dir, "precious"), filepath.Join(dir, "pagefile.sys")); err != nil {
 			t.Fatal(err)
@@ -211,7 +212,7 @@ func TestLinkedPageFile(t *testing.T) {
 	if v := one(t, m); v.Kept != "" {
 		t.Fatalf("%+v", v)
 	}
-	mounted(t, func(dir string) {
+	volumetest.Mounted(t, func(dir string) {
 		if b := bytesOf(t, filepath.Join(dir, "precious")); bytes.Count(b, []byte(paged)) != 100_000/len(paged) {
 			t.Error("the file has lost its content")
 		}
@@ -231,8 +232,8 @@ func differs(t testing.TB, a, b string) int {
 // TestNTFSKept: whatever says that something is still to be done, or makes no sense, keeps the volume whole.
 func TestNTFSKept(t *testing.T) {
 	img := filled(t, 16)
-	command(t, "mkntfs", "-q", "-F", "-Q", "-c", "4096", "-p", "0", "-H", "0", "-S", "0", img)
-	command(t, "ntfscp", img, sysFile(t, "wake"), "hiberfil.sys")
+	volumetest.Run(t, "mkntfs", "-q", "-F", "-Q", "-c", "4096", "-p", "0", "-H", "0", "-S", "0", img)
+	volumetest.Run(t, "ntfscp", img, sysFile(t, "wake"), "hiberfil.sys")
 	good := bytesOf(t, img)
 	le := binary.LittleEndian
 	mft := int64(le.Uint64(good[48:])) * 4096
@@ -394,7 +395,7 @@ func TestFAT(t *testing.T) {
 	for i, test := range tests {
 		t.Run(fmt.Sprint(test.kind, "-", i), func(t *testing.T) {
 			img := filled(t, test.mib)
-			command(t, "mkfs.fat", append(strings.Fields(test.args), img)...)
+			volumetest.Run(t, "mkfs.fat", append(strings.Fields(test.args), img)...)
 			files := plant(uint64(i), 60, test.mib<<20/200)
 			src := files.write(t, t.TempDir())
 			put(t, filepath.Join(src, "pagefile.sys"), paged, test.mib<<20/20)
@@ -404,10 +405,10 @@ func TestFAT(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			command(t, "mcopy", append(append([]string{"-s", "-i", img}, roots...), "::")...)
+			volumetest.Run(t, "mcopy", append(append([]string{"-s", "-i", img}, roots...), "::")...)
 			for name := range files {
 				if strings.Contains(name, "gone") {
-					command(t, "mdel", "-i", img, "::"+name)
+					volumetest.Run(t, "mdel", "-i", img, "::"+name)
 				}
 			}
 			trimmed, m := trim(t, img)
@@ -415,7 +416,7 @@ func TestFAT(t *testing.T) {
 			if v.Kind != test.kind || v.Kept != "" {
 				t.Fatalf("%+v", v)
 			}
-			out := command(t, "fsck.fat", "-nv", trimmed)
+			out := volumetest.Run(t, "fsck.fat", "-nv", trimmed)
 			n := usedClusters.FindStringSubmatch(out)
 			if n == nil {
 				t.Fatal(out)
@@ -431,8 +432,8 @@ func TestFAT(t *testing.T) {
 				t.Errorf("%d bytes of what was deleted are still there", left)
 			}
 			before, after := t.TempDir(), t.TempDir()
-			command(t, "mcopy", "-s", "-n", "-i", img, "::*", before)
-			command(t, "mcopy", "-s", "-n", "-i", trimmed, "::*", after)
+			volumetest.Run(t, "mcopy", "-s", "-n", "-i", img, "::*", before)
+			volumetest.Run(t, "mcopy", "-s", "-n", "-i", trimmed, "::*", after)
 			want := readTree(t, before)
 			if len(want) != len(files.remain())+3 {
 				t.Errorf("%d files are there", len(want))
@@ -450,8 +451,8 @@ func TestFATKept(t *testing.T) {
 	for _, kind := range []string{"16", "32"} {
 		img := filled(t, 40)
 		perCluster := map[string]string{"16": "2", "32": "1"}[kind]
-		command(t, "mkfs.fat", "-F", kind, "-s", perCluster, img)
-		command(t, "mcopy", "-i", img, sysFile(t, "wake"), "::hiberfil.sys")
+		volumetest.Run(t, "mkfs.fat", "-F", kind, "-s", perCluster, img)
+		volumetest.Run(t, "mcopy", "-i", img, sysFile(t, "wake"), "::hiberfil.sys")
 		good := bytesOf(t, img)
 		le := binary.LittleEndian
 		fat := int(le.Uint16(good[14:])) * 512

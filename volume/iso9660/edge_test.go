@@ -41,7 +41,7 @@ func few(t testing.TB, content string) string {
 func small(t testing.TB, content string, options ...string) []byte {
 	t.Helper()
 	img := filepath.Join(t.TempDir(), "disc.iso")
-	run(t, "genisoimage", append(options, "-quiet", "-input-charset", "utf-8", "-o", img, few(t, content))...)
+	volumetest.Run(t, "genisoimage", append(options, "-quiet", "-input-charset", "utf-8", "-o", img, few(t, content))...)
 	b, err := os.ReadFile(img)
 	if err != nil {
 		t.Fatal(err)
@@ -213,7 +213,7 @@ func TestHuge(t *testing.T) {
 		}
 	}
 	img := filepath.Join(t.TempDir(), "disc.iso")
-	run(t, "xorriso", "-as", "mkisofs", "-quiet", "-iso-level", "3", "-R", "-J", "-o", img, src)
+	volumetest.Run(t, "xorriso", "-as", "mkisofs", "-quiet", "-iso-level", "3", "-R", "-J", "-o", img, src)
 	volumetest.Compare(t, open(t, img), src)
 }
 
@@ -273,9 +273,9 @@ func TestPacked(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	src, packed := few(t, "content "), filepath.Join(dir, "packed")
-	run(t, "mkzftree", src, packed)
+	volumetest.Run(t, "mkzftree", src, packed)
 	img := filepath.Join(dir, "disc.iso")
-	run(t, "genisoimage", "-quiet", "-R", "-z", "-o", img, packed)
+	volumetest.Run(t, "genisoimage", "-quiet", "-R", "-z", "-o", img, packed)
 	v := open(t, img)
 	if got, err := names(t, v, "dir/sub"); got != "large.bin 90000" || err != nil {
 		t.Errorf("%s, %v", got, err)
@@ -309,7 +309,7 @@ func TestScratch(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	run(t, "genisoimage", "-quiet", "-o", img, src)
+	volumetest.Run(t, "genisoimage", "-quiet", "-o", img, src)
 	b, err := os.ReadFile(img)
 	if err != nil {
 		t.Fatal(err)
@@ -342,7 +342,7 @@ func seeds(t testing.TB) [][]byte {
 	if err := os.MkdirAll(long, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	run(t, "genisoimage", "-quiet", "-R", "-o", deep, src)
+	volumetest.Run(t, "genisoimage", "-quiet", "-R", "-o", deep, src)
 	b, err := os.ReadFile(deep)
 	if err != nil {
 		t.Fatal(err)

@@ -1,49 +1,18 @@
 package iso9660_test
 
 import (
-	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
 
-	"disksync/internal/testkit"
 	"disksync/volume"
 	"disksync/volume/iso9660"
 	"disksync/volume/volumetest"
 )
 
-// run runs a program and returns what it prints.
-func run(t testing.TB, name string, args ...string) string {
-	t.Helper()
-	out, err := exec.Command(testkit.Tool(t, name), args...).CombinedOutput()
-	if err != nil {
-		t.Fatalf("%s %v: %v\n%s", name, args, err, out)
-	}
-	return string(out)
-}
-
-func device(t testing.TB, name string) *volume.Device {
-	t.Helper()
-	f, err := os.Open(name)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { f.Close() })
-	st, err := f.Stat()
-	if err != nil {
-		t.Fatal(err)
-	}
-	return volume.NewDevice(f, st.Size())
-}
-
 func open(t testing.TB, name string) volume.Volume {
 	t.Helper()
-	v, err := iso9660.Open(device(t, name))
-	if err != nil {
-		t.Fatal(err)
-	}
-	return v
+	return volumetest.Open(t, name, iso9660.Open)
 }
 
 // TestTools: what other programs write is read as the folder that they were given, with the names of Rock Ridge and of Joliet; deep
@@ -66,7 +35,7 @@ func TestTools(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			img := filepath.Join(t.TempDir(), "disc.iso")
-			run(t, c.args[0], append(append(c.args[1:len(c.args):len(c.args)], "-o", img), c.src)...)
+			volumetest.Run(t, c.args[0], append(append(c.args[1:len(c.args):len(c.args)], "-o", img), c.src)...)
 			v := open(t, img)
 			volumetest.Compare(t, withoutMoved{v}, c.src)
 			sameAsBlkid(t, img, v.Info())
@@ -93,7 +62,7 @@ func (w withoutMoved) ReadDir(dir string) ([]volume.Entry, error) {
 func sameAsBlkid(t *testing.T, img string, got volume.Info) {
 	t.Helper()
 	said := map[string]string{}
-	for line := range strings.Lines(run(t, "blkid", "-p", "-o", "export", img)) {
+	for line := range strings.Lines(volumetest.Run(t, "blkid", "-p", "-o", "export", img)) {
 		key, value, _ := strings.Cut(strings.TrimSpace(line), "=")
 		said[key] = strings.ReplaceAll(value, `\ `, " ")
 	}

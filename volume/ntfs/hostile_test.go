@@ -53,7 +53,7 @@ func TestMakeSmall(t *testing.T) {
 	n := 0
 	edit(t, img).scatter(func() int { n++; return 2 + n%5 })
 	mounted(t, img, "rw", func(dir string) { put(t, filepath.Join(dir, "pieces"), numbered(600_000)) })
-	if out := command(t, "ntfsinfo", "-f", "-v", "-F", "pieces", img); !strings.Contains(out, "attribute $ATTRIBUTE_LIST") {
+	if out := volumetest.Run(t, "ntfsinfo", "-f", "-v", "-F", "pieces", img); !strings.Contains(out, "attribute $ATTRIBUTE_LIST") {
 		t.Fatal("a file is in too few pieces")
 	}
 	b, err := os.ReadFile(img)

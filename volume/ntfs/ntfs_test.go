@@ -187,13 +187,13 @@ func TestCompressed(t *testing.T) {
 			t.Parallel()
 			img := makeImage(t, 200, args)
 			mounted(t, img, "rw,compression", func(dir string) { plantCompressed(t, dir, 30) })
-			out := command(t, "ntfsinfo", "-f", "-v", "-F", "compressed/text 1000000", img)
+			out := volumetest.Run(t, "ntfsinfo", "-f", "-v", "-F", "compressed/text 1000000", img)
 			if !strings.Contains(out, "Compression unit:\t 4") || !strings.Contains(out, "COMPRESSED") {
 				t.Fatalf("nothing was compressed: %s", out)
 			}
 			mounted(t, img, "ro", func(dir string) { volumetest.Compare(t, open(t, img), dir) })
 			out = t.TempDir()
-			command(t, "7z", "x", "-bd", "-y", "-tntfs", "-o"+out, img, "compressed")
+			volumetest.Run(t, "7z", "x", "-bd", "-y", "-tntfs", "-o"+out, img, "compressed")
 			volumetest.Compare(t, open(t, img), out)
 		})
 	}
@@ -214,7 +214,7 @@ func TestFragments(t *testing.T) {
 		plantCompressed(t, dir, 3)
 	})
 	for _, args := range [][]string{{"-i", "0"}, {"-F", "dozens"}, {"-F", "many"}} {
-		out := command(t, "ntfsinfo", append([]string{"-f", "-v", img}, args...)...)
+		out := volumetest.Run(t, "ntfsinfo", append([]string{"-f", "-v", img}, args...)...)
 		if !strings.Contains(out, "attribute $ATTRIBUTE_LIST") {
 			t.Errorf("%v has too few pieces for this test: %s", args, out)
 		}

@@ -160,7 +160,7 @@ func TestInfo(t *testing.T) {
 	t.Parallel()
 	img := makeImage(t, 20, "-c 4096 -L Größe_日本")
 	says := func(what string) string {
-		return strings.TrimSpace(command(t, "blkid", "-p", "-s", what, "-o", "value", img))
+		return strings.TrimSpace(volumetest.Run(t, "blkid", "-p", "-s", what, "-o", "value", img))
 	}
 	got := open(t, img).Info()
 	want := volume.Info{Type: says("TYPE"), Label: says("LABEL"), ID: says("UUID"), BlockSize: 4096}
@@ -251,7 +251,7 @@ func (d damage) test(t *testing.T, img string) {
 		t.Fatal(err)
 	}
 	d.change(edit(t, img))
-	v, err := ntfs.Open(device(t, img))
+	v, err := ntfs.Open(volumetest.Device(t, img))
 	if !errors.Is(err, d.open) {
 		t.Fatal(err)
 	}

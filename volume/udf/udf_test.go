@@ -29,28 +29,9 @@ func run(t testing.TB, stdin, name string, args ...string) string {
 	return string(out)
 }
 
-// device opens an image file.
-func device(t testing.TB, name string) *volume.Device {
-	t.Helper()
-	f, err := os.Open(name)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { f.Close() })
-	st, err := f.Stat()
-	if err != nil {
-		t.Fatal(err)
-	}
-	return volume.NewDevice(f, st.Size())
-}
-
 func open(t testing.TB, name string) volume.Volume {
 	t.Helper()
-	v, err := udf.Open(device(t, name))
-	if err != nil {
-		t.Fatal(err)
-	}
-	return v
+	return volumetest.Open(t, name, udf.Open)
 }
 
 // sparse makes an empty image file of so many MiB.

@@ -27,14 +27,15 @@ func Image(t testing.TB, size int64) string {
 // Run runs a program and returns what it printed. Where the program is not there the test is skipped.
 func Run(t testing.TB, name string, args ...string) string {
 	t.Helper()
-	out, err := try(t, name, args...)
+	out, err := Try(t, name, args...)
 	if err != nil {
 		t.Fatalf("%s %q: %v\n%s", name, args, err, out)
 	}
 	return out
 }
 
-func try(t testing.TB, name string, args ...string) (string, error) {
+// Try is Run for a program that may fail.
+func Try(t testing.TB, name string, args ...string) (string, error) {
 	t.Helper()
 	cmd := exec.Command(testkit.Tool(t, name), args...)
 	cmd.Env = append(os.Environ(), "LC_ALL=C.UTF-8", "MTOOLS_SKIP_CHECK=1", "MTOOLS_NO_VFAT=0", "DEBUGFS_PAGER=cat")
@@ -47,12 +48,12 @@ func try(t testing.TB, name string, args ...string) (string, error) {
 func Mounted(t testing.TB, do func(dir string), mount ...string) {
 	t.Helper()
 	dir := t.TempDir()
-	if out, err := try(t, mount[0], append(mount[1:], dir)...); err != nil {
+	if out, err := Try(t, mount[0], append(mount[1:], dir)...); err != nil {
 		t.Skipf("no file system can be mounted here: %v: %s", err, out)
 	}
 	defer func() {
 		// What the file system still writes is written when it is gone.
-		if out, err := try(t, "umount", dir); err != nil {
+		if out, err := Try(t, "umount", dir); err != nil {
 			t.Fatalf("umount: %v: %s", err, out)
 		}
 	}()
@@ -62,21 +63,21 @@ func Mounted(t testing.TB, do func(dir string), mount ...string) {
 // Loop returns a block device of an image, for programs that want one. It ends with the test. Where there is none the test is skipped.
 func Loop(t testing.TB, img string) string {
 	t.Helper()
-	out, err := try(t, "losetup", "--find", "--show", img)
+	out, err := Try(t, "losetup", "--find", "--show", img)
 	if err != nil {
 		t.Skipf("no device can be made here: %v: %s", err, out)
 	}
 	dev := strings.TrimSpace(out)
 	t.Cleanup(func() {
-		if out, err := try(t, "losetup", "--detach", dev); err != nil {
+		if out, err := Try(t, "losetup", "--detach", dev); err != nil {
 			t.Errorf("losetup: %v: %s", err, out)
 		}
 	})
 	return dev
 }
 
-// Open opens the volume of an image file.
-func Open(t testing.TB, img string, open func(*volume.Device) (volume.Volume, error)) volume.Volume {
+// Device opens an image file.
+func Device(t testing.TB, img string) *volume.Device {
 	t.Helper()
 	f, err := os.Open(img)
 	if err != nil {
@@ -87,7 +88,13 @@ func Open(t testing.TB, img string, open func(*volume.Device) (volume.Volume, er
 	if err != nil {
 		t.Fatal(err)
 	}
-	v, err := open(volume.NewDevice(f, size))
+	return volume.NewDevice(f, size)
+}
+
+// Open opens the volume of an image file.
+func Open(t testing.TB, img string, open func(*volume.Device) (volume.Volume, error)) volume.Volume {
+	t.Helper()
+	v, err := open(Device(t, img))
 	if err != nil {
 		t.Fatal(err)
 	}
