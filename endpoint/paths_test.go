@@ -189,27 +189,34 @@ func TestSmallConversation(t *testing.T) {
 		return d
 	}
 	w := newWorld(t)
-	for v := range byte(6) {
+	const versions = 10 // the manifest names the layers of all of them
+	for v := range byte(versions) {
 		w.version("win7", small(v+1))
 	}
-	w.lab.Assign(w, "win7", "alice", 5)
+	w.lab.Assign(w, "win7", "alice", versions-1)
 	w.logIn()
 	w.run(endpoint.Request{Kind: endpoint.Download, Image: "win7"})
-	w.squash("win7", 1, 6)
-	w.squash("win7", 0, 6)
+	w.squash("win7", 1, versions)
+	w.squash("win7", 0, versions)
 	w.lab.Assign(w, "win7", "alice", 0)
-	asked := atomic.Int32{}
+	var asked, packed atomic.Int32
 	w.front.answer(func(rw http.ResponseWriter, r *http.Request, next http.Handler) {
 		asked.Add(1)
 		next.ServeHTTP(rw, r)
+		if strings.HasSuffix(r.URL.Path, "/manifest") && rw.Header().Get("Content-Encoding") == "gzip" {
+			packed.Add(1)
+		}
 	})
 	w.restart() // no connection is left
 	rc := w.run(endpoint.Request{Kind: endpoint.Update, VM: "win7"})
 	t.Logf("%d bytes over the line in %d requests", rc.Wire, asked.Load())
-	if way(rc) != "5-6" || rc.Wire > limit {
+	if packed.Load() != 1 {
+		t.Errorf("%d manifests were packed", packed.Load())
+	}
+	if way(rc) != fmt.Sprintf("%d-%d", versions-1, versions) || rc.Wire > limit {
 		t.Errorf("%s took %d bytes over the line, more than %d", way(rc), rc.Wire, limit)
 	}
-	w.holds("win7", small(6))
+	w.holds("win7", small(versions))
 }
 
 // TestAnyPath: whatever is installed, on media or among the Synchronizer's layers, and wherever a transfer is interrupted and goes on

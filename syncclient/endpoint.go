@@ -1,6 +1,8 @@
 package syncclient
 
 import (
+	"bytes"
+	"compress/gzip"
 	"context"
 	"crypto/sha256"
 	"fmt"
@@ -49,12 +51,32 @@ func (c *Client) Manifest(ctx context.Context, name string, v image.Version) ([]
 	if err != nil {
 		return nil, err
 	}
+	req.Header.Set("Accept-Encoding", "gzip")
 	resp, err := c.do(req, http.StatusOK)
 	if err != nil {
 		return nil, err
 	}
 	defer resp.Body.Close()
-	return c.readAll(resp, image.MaxEnvelopeSize)
+	b, err := c.readAll(resp, image.MaxEnvelopeSize)
+	if err != nil || resp.Header.Get("Content-Encoding") != "gzip" {
+		return b, err
+	}
+	return unpack(b, image.MaxEnvelopeSize)
+}
+
+// unpack unpacks an answer that was packed with gzip, of at most limit bytes.
+func unpack(b []byte, limit int64) ([]byte, error) {
+	z, err := gzip.NewReader(bytes.NewReader(b))
+	if err == nil {
+		b, err = io.ReadAll(io.LimitReader(z, limit+1))
+	}
+	if err != nil {
+		return nil, &ProtocolError{"an answer that cannot be unpacked: " + err.Error()}
+	}
+	if int64(len(b)) > limit {
+		return nil, &ProtocolError{fmt.Sprintf("an answer of more than %d bytes", limit)}
+	}
+	return b, nil
 }
 
 // Index returns the index of a layer. What arrives is the layer's index or an error.

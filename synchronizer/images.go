@@ -1,11 +1,14 @@
 package synchronizer
 
 import (
+	"compress/gzip"
 	"context"
 	"database/sql"
 	"errors"
 	"fmt"
 	"path/filepath"
+	"slices"
+	"strings"
 
 	"disksync/api"
 	"disksync/image"
@@ -72,8 +75,30 @@ func (s *Server) getManifest(c *call) error {
 	c.answered = true
 	c.w.Header().Set("Content-Type", "application/json")
 	c.w.Header().Set("Cache-Control", "no-store")
-	_, _ = c.w.Write(env)
+	c.writePacked(env)
 	return nil
+}
+
+// leastPacked is the shortest answer that is worth packing, in bytes.
+const leastPacked = 1 << 10
+
+// writePacked writes an answer with gzip, for who takes that: a manifest grows with each version, and is most of what a small update
+// fetches.
+func (c *call) writePacked(b []byte) {
+	c.w.Header().Set("Vary", "Accept-Encoding")
+	if len(b) < leastPacked || !slices.ContainsFunc(strings.Split(c.Header.Get("Accept-Encoding"), ","), func(s string) bool {
+		return strings.TrimSpace(s) == "gzip"
+	}) {
+		_, _ = c.w.Write(b)
+		return
+	}
+	c.w.Header().Set("Content-Encoding", "gzip")
+	z, err := gzip.NewWriterLevel(c.w, gzip.BestCompression)
+	if err != nil {
+		panic("synchronizer: internal error: gzip level: " + err.Error())
+	}
+	_, _ = z.Write(b)
+	_ = z.Close()
 }
 
 func (s *Server) getImages(c *call) error {
