@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"sync/atomic"
 	"testing"
 
 	"disksync/image"
@@ -42,13 +43,13 @@ func TestLevels(t *testing.T) {
 	if got := readDisk(t, full(t, a), s); !bytes.Equal(got, b) {
 		t.Error("another disk")
 	}
-	verified := 0
-	err := layer.Verify(t.Context(), s.R, s.Index, memDisk(a), new(memScratch), func(f layer.Frame, err error) error {
-		verified++
+	var verified atomic.Int32
+	err := layer.Verify(t.Context(), s.R, s.Index, memDisk(a), new(memScratch), func(_ layer.Frame, err error) error {
+		verified.Add(1)
 		return err
 	})
-	if err != nil || verified != s.Index.Len() {
-		t.Errorf("%d frames of %d are good, %v", verified, s.Index.Len(), err)
+	if err != nil || int(verified.Load()) != s.Index.Len() {
+		t.Errorf("%d frames of %d are good, %v", verified.Load(), s.Index.Len(), err)
 	}
 	alone := int64(0)
 	for i := range 6 {
@@ -112,16 +113,16 @@ func TestForgedLevels(t *testing.T) {
 			t.Errorf("%s: %v", name, err)
 			continue
 		}
-		bad := 0
-		err = layer.Verify(t.Context(), s.R, x, memDisk(a), new(memScratch), func(f layer.Frame, err error) error {
+		var bad atomic.Int32
+		err = layer.Verify(t.Context(), s.R, x, memDisk(a), new(memScratch), func(_ layer.Frame, err error) error {
 			if errors.Is(err, layer.ErrCorrupt) || errors.Is(err, layer.ErrFrom) {
-				bad++
+				bad.Add(1)
 				return nil
 			}
 			return err
 		})
-		if err != nil || bad == 0 {
-			t.Errorf("%s: %d frames are bad, %v", name, bad, err)
+		if err != nil || bad.Load() == 0 {
+			t.Errorf("%s: %d frames are bad, %v", name, bad.Load(), err)
 		}
 		r, err := layer.NewReader([]layer.Source{full(t, a), {Index: x, R: s.R}}, new(memScratch))
 		if err != nil {

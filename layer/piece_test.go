@@ -9,6 +9,7 @@ import (
 	"hash/crc32"
 	"io"
 	"slices"
+	"sync/atomic"
 	"testing"
 
 	"disksync/image"
@@ -106,11 +107,12 @@ func checkFrames(t *testing.T, h *layer.Holding, file, b []byte, seen *int) {
 	if _, err := r.ReadAt(make([]byte, 1), from.Offset-1); !errors.Is(err, io.EOF) {
 		t.Errorf("before the first frame: %v", err)
 	}
-	k := 0
-	if err := h.Verify(context.Background(), bytes.NewReader(file), func(_ layer.Frame, err error) error { k++; return err }); err != nil || k != n {
-		t.Errorf("%d frames of %d are good: %v", k, n, err)
+	var k atomic.Int32
+	count := func(_ layer.Frame, err error) error { k.Add(1); return err }
+	if err := h.Verify(context.Background(), bytes.NewReader(file), count); err != nil || int(k.Load()) != n {
+		t.Errorf("%d frames of %d are good: %v", k.Load(), n, err)
 	}
-	*seen += k
+	*seen += int(k.Load())
 }
 
 // TestSealedHides: nothing of what is sealed is in the file, no key but the own one opens it, and the same layer in two files gives
@@ -199,14 +201,14 @@ func TestPieceFlips(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		good := 0
+		var good atomic.Int32
 		if err := got.Verify(context.Background(), bytes.NewReader(cut), func(_ layer.Frame, err error) error {
 			if err == nil {
-				good++
+				good.Add(1)
 			}
 			return nil
-		}); err != nil || good != 1 {
-			t.Errorf("%d good frames in a file that was cut short, %v", good, err)
+		}); err != nil || good.Load() != 1 {
+			t.Errorf("%d good frames in a file that was cut short, %v", good.Load(), err)
 		}
 	}
 }

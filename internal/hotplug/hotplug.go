@@ -48,6 +48,7 @@ type Watcher struct {
 	since   map[string]time.Time // of media that nobody has mounted, by their IDs: when they were first seen
 	refused map[string]string    // why they are not mounted, by their IDs
 	others  map[string]bool      // media that others have mounted, by their IDs
+	undone  map[string]undone    // what was unmounted last, by devices
 	again   time.Duration        // when to look again without being told; 0: never
 
 	mu    sync.Mutex
@@ -71,7 +72,8 @@ func New(o Options) *Watcher {
 	}
 	w := &Watcher{
 		o: o, kick: make(chan struct{}, 1), quit: make(chan struct{}), record: record{fsys: o.FS}, users: map[int]func(cache.Kind) bool{},
-		subs: map[int]func(){}, since: map[string]time.Time{}, refused: map[string]string{}, others: map[string]bool{}, round: make(chan struct{}),
+		subs: map[int]func(){}, since: map[string]time.Time{}, refused: map[string]string{}, others: map[string]bool{}, undone: map[string]undone{},
+		round: make(chan struct{}),
 	}
 	if err := w.record.load(); err != nil {
 		o.Log.Warn(err.Error())

@@ -256,6 +256,26 @@ func TestUsedAgain(t *testing.T) {
 	}
 }
 
+// TestLateNews: what this program has unmounted is not taken for mounted by others, however late UDisks2 tells of it.
+func TestLateNews(t *testing.T) {
+	m := newMachine(t, true)
+	m.udisks.Add(stick)
+	m.start()
+	done := m.w.Use(t.Context(), all)
+	m.until(in(theStick, stick.Dir, true))
+	m.udisks.Hush(true)
+	done()
+	m.called(mountStick, "unmount sdb1")
+	m.w.Recheck() // UDisks2 still says that it is mounted
+	m.until()
+	defer m.w.Use(t.Context(), all)()
+	m.called(mountStick, "unmount sdb1", mountStick)
+	m.udisks.Hush(false)
+	m.udisks.Tell("sdb1")
+	m.until(in(theStick, stick.Dir, true))
+	m.stop()
+}
+
 // TestRefused: what cannot be mounted is handed on as a device, with the reason in words.
 func TestRefused(t *testing.T) {
 	for _, c := range []struct{ refuse, say, want string }{

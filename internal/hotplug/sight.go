@@ -87,6 +87,7 @@ func (s *sight) volumes(all []udisks.Volume) {
 			continue
 		}
 		s.there[m.ID] = true
+		s.leaveOut(&v)
 		switch {
 		case len(v.Mounts) > 0:
 			s.mounted(v, m)
@@ -112,6 +113,21 @@ func (s *sight) medium(v udisks.Volume) (m cache.Medium, ok bool) {
 	}
 	m.ID = cache.Identity(s.w.o.Finder.Sequence(m.Drive), v.Size, v.UUID)
 	return m, true
+}
+
+// leaveOut takes a mount away that was undone by this program, of which UDisks2 has not told yet. It would be taken for somebody else's.
+func (s *sight) leaveOut(v *udisks.Volume) {
+	u, ok := s.w.undone[v.Device]
+	if !ok {
+		return
+	}
+	left := u.at.Add(tellTime).Sub(s.now)
+	if !slices.Contains(v.Mounts, u.dir) || left <= 0 {
+		delete(s.w.undone, v.Device)
+		return
+	}
+	v.Mounts = slices.DeleteFunc(slices.Clone(v.Mounts), func(dir string) bool { return dir == u.dir })
+	s.w.after(left)
 }
 
 // mounted deals with a medium that is mounted, by whomever.
@@ -188,6 +204,7 @@ func (s *sight) unmounted(v udisks.Volume, m cache.Medium) {
 		s.w.refused[m.ID] = err.Error()
 		s.refuse(m, err.Error())
 	default:
+		delete(s.w.undone, v.Device)
 		s.w.o.Log.Info("medium mounted", "device", v.Device, "dir", dir)
 		s.note(s.w.record.put(mounted{ID: m.ID, Device: v.Device, Dir: dir, at: s.now, path: v.Path}))
 		m.Dir, m.ReadOnly = dir, true
@@ -197,8 +214,14 @@ func (s *sight) unmounted(v udisks.Volume, m cache.Medium) {
 
 const unmountedByHand = "somebody unmounted it"
 
-// tellTime is how long UDisks2 may take to tell of a mount that it made.
+// tellTime is how long UDisks2 may take to tell of a mount that it made or undid.
 const tellTime = 5 * time.Second
+
+// undone is a mount that this program has undone.
+type undone struct {
+	dir string
+	at  time.Time
+}
 
 // refuse leaves a medium that cannot be mounted to those who read the device itself. What somebody unmounted is left alone.
 func (s *sight) refuse(m cache.Medium, why string) {
@@ -240,6 +263,7 @@ func (s *sight) unmount(ours mounted) {
 		s.w.after(10 * busyAgain)
 	default:
 		s.w.o.Log.Info("medium unmounted", "device", ours.Device, "dir", ours.Dir)
+		s.w.undone[ours.Device] = undone{ours.Dir, time.Now()}
 		s.drop(ours.Device)
 	}
 }

@@ -45,9 +45,10 @@ type Fake struct {
 	t    testing.TB
 	conn *dbus.Conn
 
-	mu    sync.Mutex
-	media map[dbus.ObjectPath]*Medium
-	calls []string
+	mu     sync.Mutex
+	media  map[dbus.ObjectPath]*Medium
+	calls  []string
+	hushed bool
 }
 
 // Start puts a UDisks2 on a bus for as long as the test lasts.
@@ -170,14 +171,35 @@ func (f *Fake) Mount(device string) { f.set(blockPath(device), true) }
 // Unmount unmounts a medium as another user does.
 func (f *Fake) Unmount(device string) { f.set(blockPath(device), false) }
 
+// Hush keeps it from telling of what is mounted and unmounted; Tell tells it then.
+func (f *Fake) Hush(hushed bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.hushed = hushed
+}
+
+// Tell tells where a medium is mounted.
+func (f *Fake) Tell(device string) { f.tell(blockPath(device)) }
+
 func (f *Fake) set(path dbus.ObjectPath, mounted bool) {
+	f.mu.Lock()
+	m, hushed := f.media[path], f.hushed
+	if m != nil {
+		m.Mounted = mounted
+	}
+	f.mu.Unlock()
+	if !hushed {
+		f.tell(path)
+	}
+}
+
+func (f *Fake) tell(path dbus.ObjectPath) {
 	f.mu.Lock()
 	m := f.media[path]
 	if m == nil {
 		f.mu.Unlock()
 		return
 	}
-	m.Mounted = mounted
 	points := m.points()
 	f.mu.Unlock()
 	f.emit(path, properties+".PropertiesChanged", ifaceFS, map[string]dbus.Variant{"MountPoints": dbus.MakeVariant(points)}, []string{})
