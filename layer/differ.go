@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"io"
 	"slices"
+	"sync"
 
 	"disksync/image"
 	"disksync/internal/lzma"
@@ -36,12 +37,23 @@ type differ struct {
 	buf   []byte
 }
 
-// newDiffer returns a differ between two disks; index gives what is similar in the From disk, which takes reading all of it.
+// differs recycles them, since each has many MiB, for those who make one small layer after the other.
+var differs = sync.Pool{New: func() any {
+	return &differ{old: make([]byte, image.BlockSize), probe: make([]byte, clusterSize)}
+}}
+
+// newDiffer returns a differ between two disks; index gives what is similar in the From disk, which takes reading all of it. It is to
+// be freed.
 func newDiffer(from io.ReaderAt, size int64, to io.ReaderAt, index func() (*similar, error), fresh *fresh) *differ {
-	return &differ{
-		from: Join(from, size, to), size: size, index: index, fresh: fresh,
-		old: make([]byte, image.BlockSize), probe: make([]byte, clusterSize),
-	}
+	d := differs.Get().(*differ)
+	d.from, d.size, d.index, d.fresh = Join(from, size, to), size, index, fresh
+	return d
+}
+
+// free gives the differ back. It must not be used afterwards.
+func (d *differ) free() {
+	d.from, d.index, d.similar, d.fresh = nil, nil, nil, nil
+	differs.Put(d)
 }
 
 // source says where sectors of the block come from.

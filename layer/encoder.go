@@ -214,6 +214,7 @@ func (e *encoder) work(todo <-chan *job) {
 	p := &packer{block: block, zstd: z}
 	if e.o.FromDisk != nil {
 		p.differ = newDiffer(e.o.FromDisk, e.fromSize, e.disk, e.similar, e.fresh)
+		defer p.differ.free()
 	}
 	for j := range todo {
 		j.err = e.encode(j, p)
