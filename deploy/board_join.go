@@ -1,5 +1,10 @@
 package deploy
 
+import (
+	"errors"
+	"io/fs"
+)
+
 // join adds a source to a board at work. It gets what is still wanted of the blocks that it has and that a source behind it in the
 // order of preference was to get, or none.
 func (b *board) join(s Source) (number int) {
@@ -73,13 +78,18 @@ func (b *board) recalled(i int) bool {
 	return true
 }
 
-// leave gives up the source of that kind and name which is still in use, if there is one.
+// leave gives up the source of that kind and name which is still in use, if there is one. One that has noticed by itself that its files
+// were closed is told why.
 func (b *board) leave(kind, name string, why error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	for i, s := range b.sources {
-		if s.dead == nil && s.Kind() == kind && s.Name() == name {
+		switch {
+		case s.Kind() != kind || s.Name() != name:
+		case s.dead == nil:
 			b.giveUp(i, why)
+		case errors.Is(s.dead, fs.ErrClosed):
+			s.dead = why
 		}
 	}
 }

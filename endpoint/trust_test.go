@@ -64,6 +64,8 @@ func manifests(give func(r *http.Request, next http.Handler) []byte) hook {
 			next.ServeHTTP(w, r)
 			return
 		}
+		r = r.Clone(r.Context())
+		r.Header.Del("Accept-Encoding") // what is to be changed must not be packed
 		b := give(r, next)
 		pass(w, record(r, next), b)
 	}
