@@ -3,6 +3,8 @@ package disc
 import (
 	"encoding/binary"
 	"time"
+
+	"disksync/internal/crcitut"
 )
 
 // descriptor is one of ECMA-167, whose place is not known yet. Numbers are little-endian.
@@ -35,7 +37,7 @@ func (d descriptor) at(place int64) []byte {
 	le := binary.LittleEndian
 	le.PutUint16(b, d.id)
 	le.PutUint16(b[2:], 2) // the version of the standard that NSR02 stands for
-	le.PutUint16(b[8:], crc(b[tagSize:]))
+	le.PutUint16(b[8:], crcitut.Sum(b[tagSize:]))
 	le.PutUint16(b[10:], uint16(len(b)-tagSize))
 	le.PutUint32(b[12:], uint32(place))
 	sum := byte(0)
@@ -90,29 +92,4 @@ func (d descriptor) time(at int, t time.Time) {
 	for i, v := range []int{int(t.Month()), t.Day(), t.Hour(), t.Minute(), t.Second()} {
 		d.b[at+4+i] = byte(v)
 	}
-}
-
-// crcTable is that of CRC-ITU-T with the polynomial 0x1021, highest bit first.
-var crcTable = func() (t [256]uint16) {
-	for i := range t {
-		c := uint16(i) << 8
-		for range 8 {
-			if c&0x8000 != 0 {
-				c = c<<1 ^ 0x1021
-			} else {
-				c <<= 1
-			}
-		}
-		t[i] = c
-	}
-	return t
-}()
-
-// crc is the check sum of descriptors (ECMA-167 1/7.2.6).
-func crc(b []byte) uint16 {
-	c := uint16(0)
-	for _, v := range b {
-		c = c<<8 ^ crcTable[byte(c>>8)^v]
-	}
-	return c
 }

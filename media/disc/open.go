@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"io"
 	"time"
+
+	"disksync/internal/crcitut"
 )
 
 // ErrFormat is returned for what is no image of this package, or one whose tables are too damaged to find the files.
@@ -116,7 +118,7 @@ func tagged(r io.ReaderAt, sector int64, id uint16) ([]byte, error) {
 	}
 	le := binary.LittleEndian
 	n := int(le.Uint16(b[10:]))
-	if le.Uint16(b) != id || n > SectorSize-tagSize || crc(b[tagSize:tagSize+n]) != le.Uint16(b[8:]) {
+	if le.Uint16(b) != id || n > SectorSize-tagSize || crcitut.Sum(b[tagSize:tagSize+n]) != le.Uint16(b[8:]) {
 		return nil, fmt.Errorf("sector %d is not what it should be", sector)
 	}
 	return b, nil

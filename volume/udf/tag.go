@@ -3,6 +3,7 @@ package udf
 import (
 	"encoding/binary"
 
+	"disksync/internal/crcitut"
 	"disksync/volume"
 )
 
@@ -62,7 +63,7 @@ func tagHeader(p []byte) (id uint16, location uint32, ok bool) {
 // tagContent checks the CRC. A length of 0 means that there is none.
 func tagContent(p []byte) bool {
 	n := int(le.Uint16(p[10:]))
-	return n <= len(p)-tagSize && crc(p[tagSize:tagSize+n]) == le.Uint16(p[8:])
+	return n <= len(p)-tagSize && crcitut.Sum(p[tagSize:tagSize+n]) == le.Uint16(p[8:])
 }
 
 // wantTag checks a descriptor that has to be of one type, and to lie where it says. Some writers say that wrongly: where the CRC
@@ -78,28 +79,4 @@ func wantTag(p []byte, id uint16, location uint32) error {
 		return volume.Damaged("a descriptor of type %d at block %d says that it lies at %d", got, location, at)
 	}
 	return nil
-}
-
-// crcTable is that of the polynomial x^16+x^12+x^5+1 (3/7.2.6).
-var crcTable = func() (t [256]uint16) {
-	for i := range t {
-		c := uint16(i) << 8
-		for range 8 {
-			if c&0x8000 != 0 {
-				c = c<<1 ^ 0x1021
-			} else {
-				c <<= 1
-			}
-		}
-		t[i] = c
-	}
-	return t
-}()
-
-func crc(p []byte) uint16 {
-	c := uint16(0)
-	for _, x := range p {
-		c = c<<8 ^ crcTable[byte(c>>8)^x]
-	}
-	return c
 }
