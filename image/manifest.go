@@ -31,6 +31,10 @@ type Manifest struct {
 	Mode    Mode      `json:"mode"`
 	Note    string    `json:"note,omitempty"`
 	Disks   []Disk    `json:"disks"`
+	// Machine is what the VM is made of besides; nil: not said.
+	Machine *Machine `json:"machine,omitempty"`
+	// Point is there in the manifest of a point of a line of backups.
+	Point *Point `json:"point,omitempty"`
 }
 
 // Disk is one disk of a version.
@@ -40,6 +44,8 @@ type Disk struct {
 	State StateID `json:"state"`
 	// Layers lead from nothing to State, in order.
 	Layers []LayerRef `json:"layers"`
+	// Boot are the blocks that a VM reads when it starts, in the order in which it does; a hint for who fetches them.
+	Boot []int `json:"boot,omitempty"`
 }
 
 // LayerRef names a layer and says where in its file the index is, so that one range request brings it.
@@ -91,6 +97,16 @@ func (m *Manifest) check() error {
 	if err := CheckName(m.Image); err != nil {
 		return err
 	}
+	if m.Machine != nil {
+		if err := m.Machine.Check(); err != nil {
+			return err
+		}
+	}
+	if m.Point != nil {
+		if err := m.Point.check(); err != nil {
+			return err
+		}
+	}
 	if len(m.Disks) == 0 {
 		return errors.New("no disks")
 	}
@@ -114,6 +130,11 @@ func (d *Disk) check() error {
 	}
 	if len(d.Layers) == 0 || len(d.Layers) > MaxPathLayers {
 		return fmt.Errorf("%d layers, want 1 to %d", len(d.Layers), MaxPathLayers)
+	}
+	for _, b := range d.Boot {
+		if b < 0 || b >= BlockCount(d.Size) {
+			return fmt.Errorf("boot block %d of %d", b, BlockCount(d.Size))
+		}
 	}
 	at := StateID{}
 	for i, l := range d.Layers {

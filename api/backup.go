@@ -1,0 +1,77 @@
+package api
+
+import (
+	"time"
+
+	"disksync/image"
+)
+
+// BackupLine is the backups of one VM: a private line of versions, which are called points.
+type BackupLine struct {
+	ID         image.UUID    `json:"id"`
+	VM         image.UUID    `json:"vm"`   // its id on the endpoint
+	Name       string        `json:"name"` // of the VM
+	User       string        `json:"user"` // whose it is
+	Device     image.UUID    `json:"device"`
+	DeviceName string        `json:"device_name"`
+	Image      string        `json:"image"` // that the VM was made from; its name when the line began
+	ImageID    image.UUID    `json:"image_id"`
+	Mode       image.Mode    `json:"mode"`
+	Newest     image.Version `json:"newest"` // the highest number that a point ever had
+	Points     []BackupPoint `json:"points"` // oldest first
+}
+
+// BackupPoint is one backup of a VM.
+type BackupPoint struct {
+	Point       image.Version     `json:"point"` // its number, from 1; none is used again
+	Created     time.Time         `json:"created"`
+	Version     image.Version     `json:"version"` // of the image
+	Consistency image.Consistency `json:"consistency"`
+	Note        string            `json:"note,omitempty"`
+	Disks       []DiskInfo        `json:"disks"`
+	// Verified is when the Synchronizer last read all of it back and compared it; zero: not yet.
+	Verified time.Time `json:"verified,omitzero"`
+	// Damaged says what is wrong with it; empty: nothing that is known.
+	Damaged string `json:"damaged,omitempty"`
+}
+
+// NewBackup begins a line, or finds the one that is there for the VM.
+type NewBackup struct {
+	VM      image.UUID `json:"vm"`
+	Name    string     `json:"name"`
+	Image   string     `json:"image"`
+	ImageID image.UUID `json:"image_id"`
+}
+
+// SealPoint makes uploaded layers into a point of a line.
+type SealPoint struct {
+	// Point is the number that it is to get, one above the line's Newest: whoever did not see the newest must look again.
+	Point       image.Version     `json:"point"`
+	Version     image.Version     `json:"version"` // of the image, which the VM runs
+	Consistency image.Consistency `json:"consistency"`
+	Note        string            `json:"note,omitempty"`
+	// Disks are all disks of the VM.
+	Disks []PointDisk `json:"disks"`
+}
+
+// PointDisk is one disk of a SealPoint.
+type PointDisk struct {
+	Role  image.Role    `json:"role"`
+	State image.StateID `json:"state"`
+	// Layer leads to State from a state of an earlier point of the line or of a version of the image; zeros: State is such a state
+	// itself.
+	Layer image.LayerID `json:"layer,omitzero"`
+}
+
+// BackupPolicy says when endpoints make backups of VMs of an image, and which points stay.
+type BackupPolicy struct {
+	// Every is how often a backup is made by itself, in minutes; 0: never.
+	Every int `json:"every"`
+	// Manual lets users make backups by hand.
+	Manual bool `json:"manual"`
+	// Hourly to Monthly are how many points stay, the newest of each hour, day, ISO week or month, in UTC. All zero: every point.
+	Hourly  int `json:"hourly"`
+	Daily   int `json:"daily"`
+	Weekly  int `json:"weekly"`
+	Monthly int `json:"monthly"`
+}
