@@ -1,6 +1,6 @@
 package vhd
 
-import "sync"
+import "sync/atomic"
 
 // bitmap is a block's sector bitmap: bit 7 of byte 0 is sector 0; 1 means that the sector is here.
 type bitmap []byte
@@ -33,73 +33,74 @@ func (b bitmap) set(s, n int64) {
 	}
 }
 
-// bitmapCache keeps the bitmaps read last, so that sequential readers read each once. It is safe for concurrent use.
+// bitmapCache keeps the bitmaps read last, each in the one slot that its block can have. It is safe for concurrent use, but for
+// pinned.
 type bitmapCache struct {
-	mu   sync.Mutex
-	slot [16]struct {
-		block int
-		bits  bitmap
-	}
-	next   int
-	pinned map[int]bitmap // newer than the file's, kept until they are written
+	slots atomic.Pointer[[]bitmapSlot]
+	// pinned are newer than the file's and kept until they are written. Only the leaf of a [Disk] has any; the Disk's mu guards them.
+	pinned map[int]bitmap
 }
 
-func (c *bitmapCache) get(block int) bitmap {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if b, ok := c.pinned[block]; ok {
-		return b
-	}
-	for i := range c.slot {
-		if c.slot[i].bits != nil && c.slot[i].block == block {
-			return c.slot[i].bits
-		}
-	}
-	return nil
+type bitmapSlot = atomic.Pointer[cachedBitmap]
+
+type cachedBitmap struct {
+	block int
+	bits  bitmap
 }
 
-func (c *bitmapCache) put(block int, b bitmap) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	for i := range c.slot {
-		if c.slot[i].bits != nil && c.slot[i].block == block {
-			c.slot[i].bits = b // never two, or one of them would grow stale
-			return
-		}
+const (
+	// readSlots is for files that are read, from one end to the other as a rule.
+	readSlots = 64
+	// writeSlots is for a leaf that is in use: 8 MiB for bitmaps of 32 GiB in use, with blocks of 2 MiB.
+	writeSlots = 16384
+)
+
+// enlarge gives the cache room for a leaf with so many blocks. Nobody uses it yet.
+func (c *bitmapCache) enlarge(blocks int) {
+	s := make([]bitmapSlot, max(min(blocks, writeSlots), 1))
+	c.slots.Store(&s)
+}
+
+// slot returns the place of a block's bitmap.
+func (c *bitmapCache) slot(block int) *bitmapSlot {
+	s := c.slots.Load()
+	if s == nil {
+		n := make([]bitmapSlot, readSlots)
+		c.slots.CompareAndSwap(nil, &n)
+		s = c.slots.Load()
 	}
-	c.slot[c.next].block, c.slot[c.next].bits = block, b
-	c.next = (c.next + 1) % len(c.slot)
+	return &(*s)[block%len(*s)]
 }
 
 // drop forgets the bitmap of a block that is no longer there.
 func (c *bitmapCache) drop(block int) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	for i := range c.slot {
-		if c.slot[i].block == block {
-			c.slot[i].bits = nil
-		}
+	s := c.slot(block)
+	if b := s.Load(); b != nil && b.block == block {
+		s.Store(nil)
 	}
 }
 
 // bitmap returns the sector bitmap of an allocated block. The caller must not change it.
 func (m *Image) bitmap(block int) (bitmap, error) {
-	if b := m.bitmaps.get(block); b != nil {
+	c := &m.bitmaps
+	if b, ok := c.pinned[block]; ok {
 		return b, nil
+	}
+	s := c.slot(block)
+	if b := s.Load(); b != nil && b.block == block {
+		return b.bits, nil
 	}
 	b := make(bitmap, m.blocks.bitmapSize)
 	if err := readFull(m.r, b, int64(m.bat[block])*sectorSize); err != nil {
 		return nil, err
 	}
-	m.bitmaps.put(block, b)
+	s.Store(&cachedBitmap{block, b})
 	return b, nil
 }
 
 // pin makes b the bitmap of block until unpin.
 func (m *Image) pin(block int, b bitmap) {
 	c := &m.bitmaps
-	c.mu.Lock()
-	defer c.mu.Unlock()
 	if c.pinned == nil {
 		c.pinned = map[int]bitmap{}
 	}
@@ -109,11 +110,8 @@ func (m *Image) pin(block int, b bitmap) {
 // unpin makes the file's bitmap of block count again, which must be the same by now.
 func (m *Image) unpin(block int) {
 	c := &m.bitmaps
-	c.mu.Lock()
-	b, ok := c.pinned[block]
-	delete(c.pinned, block)
-	c.mu.Unlock()
-	if ok {
-		m.bitmaps.put(block, b)
+	if b, ok := c.pinned[block]; ok {
+		delete(c.pinned, block)
+		c.slot(block).Store(&cachedBitmap{block, b})
 	}
 }

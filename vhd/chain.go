@@ -3,6 +3,7 @@ package vhd
 import (
 	"fmt"
 	"iter"
+	"sync"
 
 	"disksync/image"
 )
@@ -13,6 +14,9 @@ const MaxDepth = 128
 // Chain is a disk: a leaf and its parents. It is safe for concurrent use.
 type Chain struct {
 	members []*Image // leaf first
+
+	once    sync.Once
+	parents *index // see below
 }
 
 // NewChain puts a chain together. The leaf is first; each differencing member is followed by its parent, whose uuid is
@@ -87,31 +91,61 @@ func (c *Chain) Members() []*Image { return c.members }
 
 // ReadAt implements io.ReaderAt over the composed disk. What no member holds is zeros.
 func (c *Chain) ReadAt(p []byte, off int64) (int, error) {
-	return readWithin(c.Size(), p, off, func(p []byte, off int64) error { return c.read(0, p, off) })
+	return readWithin(c.Size(), p, off, c.read)
 }
 
-// read fills p from the disk that begins with the member at level. A child may be larger than its parent: what lies beyond
-// the parent's end is zeros, whatever the grandparent holds there.
-func (c *Chain) read(level int, p []byte, off int64) error {
-	if level == len(c.members) {
-		clear(p)
-		return nil
-	}
-	m := c.members[level]
+func (c *Chain) read(p []byte, off int64) error {
 	for len(p) > 0 {
-		if off >= m.Size() {
-			clear(p)
-			return nil
+		var l parts
+		if err := l.find(c.members[0], off, int64(len(p))); err != nil {
+			return err
 		}
-		e, err := m.extent(off, min(int64(len(p)), m.Size()-off))
+		if err := c.fill(p[:l.length], off, &l); err != nil {
+			return err
+		}
+		p, off = p[l.length:], off+l.length
+	}
+	return nil
+}
+
+// parts is where one member has a range of the disk: parts that it holds and parts that it does not, in turn. It is found first and
+// read then, so that a writer need not be kept out while files are read.
+type parts struct {
+	list   [8]extent
+	count  int
+	length int64 // of all parts, which may be less than was asked for
+}
+
+// find looks at the range of m from off, which lies within m.
+func (l *parts) find(m *Image, off, length int64) error {
+	for l.length < length {
+		e, err := m.extent(off+l.length, length-l.length)
 		if err != nil {
 			return err
 		}
-		part := p[:e.length]
-		if e.here {
-			err = readFull(m.r, part, e.place)
+		if last := l.count - 1; last >= 0 && !e.here && !l.list[last].here {
+			l.list[last].length += e.length
+		} else if l.count == len(l.list) {
+			return nil
 		} else {
-			err = c.read(level+1, part, off)
+			l.list[l.count] = e
+			l.count++
+		}
+		l.length += e.length
+	}
+	return nil
+}
+
+// fill reads what l found in the leaf, and the rest from the members below. A child may be larger than its parent: what lies
+// beyond the parent's end is zeros, whatever the grandparent holds there.
+func (c *Chain) fill(p []byte, off int64, l *parts) error {
+	for _, e := range l.list[:l.count] {
+		part := p[:e.length]
+		var err error
+		if e.here {
+			err = readFull(c.members[0].r, part, e.place)
+		} else {
+			err = c.below().read(part, off)
 		}
 		if err != nil {
 			return err
@@ -119,6 +153,12 @@ func (c *Chain) read(level int, p []byte, off int64) error {
 		p, off = p[e.length:], off+e.length
 	}
 	return nil
+}
+
+// below returns the index of the members below the leaf.
+func (c *Chain) below() *index {
+	c.once.Do(func() { c.parents = newIndex(c.members[1:]) })
+	return c.parents
 }
 
 // extent is a run of a disk that one file does or does not hold.
@@ -210,9 +250,28 @@ func (c *Chain) NextData(off int64) (int64, error) {
 	return c.Size(), nil
 }
 
-// lookup finds the member that holds off and how far, at most limit bytes, that stays so.
-func (c *Chain) lookup(off, limit int64) (Extent, error) { return lookup(c.members, off, limit) }
+// lookup finds the member that holds off, which lies within the disk, and how far, at most limit bytes, that stays so.
+func (c *Chain) lookup(off, limit int64) (Extent, error) {
+	e, err := c.members[0].extent(off, limit)
+	if err != nil {
+		return Extent{}, err
+	}
+	if e.here {
+		return Extent{off, e.length, 0}, nil
+	}
+	return c.lookBelow(off, e.length)
+}
 
+// lookBelow is lookup among the members below the leaf.
+func (c *Chain) lookBelow(off, limit int64) (Extent, error) {
+	e, err := c.below().lookup(off, limit)
+	if e.Member >= 0 {
+		e.Member++
+	}
+	return e, err
+}
+
+// lookup goes through all members from the top.
 func lookup(members []*Image, off, limit int64) (Extent, error) {
 	for level, m := range members {
 		if off >= m.Size() {

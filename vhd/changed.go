@@ -58,13 +58,18 @@ func (c *Chain) Above(ancestor int) (Source, error) {
 	if ancestor < 1 || ancestor >= len(c.members) {
 		return nil, fmt.Errorf("vhd: nothing is above member %d of a chain of %d", ancestor, len(c.members))
 	}
-	return changes{c, ancestor}, nil
+	return newChanges(c, ancestor), nil
 }
 
 // changes is the part of a chain above a member. What shows through reads as zeros.
 type changes struct {
 	c        *Chain
 	ancestor int
+	top      *Chain // the members above the ancestor
+}
+
+func newChanges(c *Chain, ancestor int) changes {
+	return changes{c, ancestor, &Chain{members: c.members[:ancestor]}}
 }
 
 func (s changes) Size() int64 { return s.c.Size() }
@@ -83,9 +88,7 @@ func (s changes) NextRun(off int64) (start, end int64, err error) {
 }
 
 func (s changes) ReadAt(p []byte, off int64) (int, error) {
-	return readWithin(s.c.Size(), p, off, func(p []byte, off int64) error {
-		return (&Chain{members: s.c.members[:s.ancestor]}).read(0, p, off)
-	})
+	return s.top.ReadAt(p, off)
 }
 
 // readWithin does what io.ReaderAt wants at the end of a disk of size bytes.

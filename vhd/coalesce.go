@@ -68,7 +68,7 @@ func Coalesce(ctx context.Context, ancestor *Disk, above []*Image, o CoalesceOpt
 		o.CheckpointBytes = defaultCheckpoint
 	}
 	since := int64(0)
-	u := &pump{src: changes{c, len(above)}, unit: pumpUnit, from: min(max(o.Start, 0), size), exact: true, progress: o.Progress}
+	u := &pump{src: newChanges(c, len(above)), unit: pumpUnit, from: min(max(o.Start, 0), size), exact: true, progress: o.Progress}
 	u.turn = func(p *piece) error {
 		if err := merge(ancestor, p); err != nil {
 			return err

@@ -8,11 +8,14 @@ package vhd
 //   - Where only an ancestor holds data, the leaf stores zeros to hide it.
 //   - In a fixed leaf the zeros are written.
 func (d *Disk) Discard(off, length int64) error {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if err := d.writable(off, length); err != nil {
+	d.shape.RLock()
+	defer d.shape.RUnlock()
+	if err := d.within(off, length); err != nil {
 		return err
 	}
+	ragged := (off|length)%sectorSize != 0
+	d.lockEdges(ragged)
+	defer d.unlockEdges(ragged)
 	end := off + length
 	start, stop := roundUp(off, sectorSize), end/sectorSize*sectorSize
 	if start > stop {
@@ -22,7 +25,7 @@ func (d *Disk) Discard(off, length int64) error {
 		if edge.end == edge.start {
 			continue
 		}
-		if e, err := d.chain.lookup(edge.start, edge.end-edge.start); err != nil {
+		if e, err := d.lookup(edge.start, edge.end-edge.start); err != nil {
 			return err
 		} else if e.Member < 0 {
 			continue
@@ -35,14 +38,14 @@ func (d *Disk) Discard(off, length int64) error {
 			return err
 		}
 	}
-	return d.hide(0, start, stop)
+	return d.hide(d.lookup, start, stop)
 }
 
-// hide writes zeros to the sectors from off to end that the members from level on hold.
-func (d *Disk) hide(level int, off, end int64) error {
+// hide writes zeros to the sectors from off to end for which look finds a member.
+func (d *Disk) hide(look func(off, limit int64) (Extent, error), off, end int64) error {
 	var zeros []byte
 	for off < end {
-		e, err := lookup(d.chain.members[level:], off, end-off)
+		e, err := look(off, end-off)
 		if err != nil {
 			return err
 		}
@@ -57,6 +60,45 @@ func (d *Disk) hide(level int, off, end int64) error {
 				}
 			}
 			off, n = off+part, n-part
+		}
+	}
+	return nil
+}
+
+// WriteZeros makes length bytes from off read as zeros, and stores them all: later writes there need no more room in the file.
+func (d *Disk) WriteZeros(off, length int64) error {
+	d.shape.RLock()
+	defer d.shape.RUnlock()
+	if err := d.within(off, length); err != nil {
+		return err
+	}
+	zeros := make([]byte, min(length, zeroChunk))
+	for end := off + length; off < end; {
+		n := min(end-off, zeroChunk-off%zeroChunk)
+		if err := d.allocateAll(off, n); err != nil {
+			return err
+		}
+		if err := d.writeAt(zeros[:n], off); err != nil {
+			return err
+		}
+		off += n
+	}
+	return nil
+}
+
+// allocateAll gives all blocks of a range their places. A write of zeros does not do so where a block reads as zeros anyway.
+func (d *Disk) allocateAll(off, length int64) error {
+	if d.leaf.header == nil || length == 0 {
+		return nil
+	}
+	size := d.leaf.blocks.blockSize
+	for block := off / size; block <= (off+length-1)/size; block++ {
+		at, _, err := d.place(int(block), 0, 1)
+		if err == nil && at == unallocated {
+			_, err = d.newPlace(int(block))
+		}
+		if err != nil {
+			return err
 		}
 	}
 	return nil

@@ -10,6 +10,8 @@
 //	c, err := vhd.NewChain(m)            // or vhd.Resolve for a differencing file
 //	_, err = c.ReadAt(buf, 0)
 //
+// A [Disk] is for many readers and writers at a time; [WithLog] makes what was written outlive the process.
+//
 // [Snapshot] makes a child of a disk, [Coalesce] merges children into an ancestor while the chain stays valid, [Disk.Resize]
 // changes a disk's size and [Disk.Discard] makes a range of it zeros. [Convert] and [Stream] write a whole disk from any
 // [Source]: the first to a file with holes, the second to anything that takes bytes. [Chain.Extents] tells which member holds

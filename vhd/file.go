@@ -42,6 +42,8 @@ type options struct {
 	salvage    bool
 	device     bool
 	byGeometry bool
+	log        File // see WithLog
+	boot       image.UUID
 }
 
 // Salvage opens a dynamic or differencing file whose block table has unusable entries, such as one that was cut short: they

@@ -93,7 +93,11 @@ func (m *model) write() error {
 
 func (m *model) discard() error {
 	off, n := m.drawRange()
-	return m.put(make([]byte, n), off, func() error { return m.d.Discard(off, n) })
+	zero := m.d.Discard
+	if rapid.Bool().Draw(m.t, "stored") {
+		zero = m.d.WriteZeros
+	}
+	return m.put(make([]byte, n), off, func() error { return zero(off, n) })
 }
 
 func (m *model) resize() error {

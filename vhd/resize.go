@@ -39,8 +39,8 @@ type ResizeOptions struct {
 // the header; the place of the old one stays unused. Children of the disk are not touched, and read zeros where it was cut.
 // Readers and writers wait meanwhile.
 func (d *Disk) Resize(ctx context.Context, size int64, o ResizeOptions) error {
-	d.mu.Lock()
-	defer d.mu.Unlock()
+	d.shape.Lock() // so nobody else uses the disk
+	defer d.shape.Unlock()
 	if d.broken != nil {
 		return d.broken
 	}
@@ -48,6 +48,9 @@ func (d *Disk) Resize(ctx context.Context, size int64, o ResizeOptions) error {
 		return err
 	}
 	err := d.sync()
+	// Nothing of this is acknowledged before it is synced; and the log is for one size and one place of the table.
+	log := d.log
+	d.log = nil
 	switch {
 	case err != nil:
 	case d.leaf.header == nil:
@@ -56,6 +59,9 @@ func (d *Disk) Resize(ctx context.Context, size int64, o ResizeOptions) error {
 		err = d.grow(size, o)
 	default:
 		err = d.shrink(size)
+	}
+	if d.log = log; err == nil {
+		err = log.begin(d.leaf)
 	}
 	d.broken = err
 	return err
@@ -139,12 +145,13 @@ func (d *Disk) grow(size int64, o ResizeOptions) error {
 	if in := old % m.blocks.blockSize; in != 0 && m.bat[old/m.blocks.blockSize] != unallocated {
 		// The rest of the last block may hold what was cut off once.
 		n := min(m.blocks.blockSize-in, size-old)
-		if err := d.writeBlock(int(old/m.blocks.blockSize), in, make([]byte, n)); err != nil {
+		if err := d.put(make([]byte, n), old); err != nil {
 			return err
 		}
 	}
 	if len(d.chain.members) > 1 {
-		if err := d.hide(1, old, min(size, d.chain.members[1].Size())); err != nil {
+		below := func(off, limit int64) (Extent, error) { return lookup(d.chain.members[1:], off, limit) }
+		if err := d.hide(below, old, min(size, d.chain.members[1].Size())); err != nil {
 			return err
 		}
 	}

@@ -57,10 +57,3 @@ func nextRun(off, size int64, look func(off, limit int64) (Extent, error)) (star
 func (c *Chain) NextRun(off int64) (start, end int64, err error) {
 	return nextRun(off, c.Size(), c.lookup)
 }
-
-// NextRun implements [Source]: the runs that some member holds, with everything written so far.
-func (d *Disk) NextRun(off int64) (start, end int64, err error) {
-	d.mu.RLock()
-	defer d.mu.RUnlock()
-	return d.chain.NextRun(off)
-}

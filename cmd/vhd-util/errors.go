@@ -40,6 +40,8 @@ var kinds = []kind{
 	{vhd.ErrCutsData, syscall.EINVAL, "", "empty that part of the disk first, or give --cut to lose what is there"},
 	{vhd.ErrBeyondEnd, syscall.ERANGE, unchanged, ""},
 	{vhd.ErrDeviceFull, syscall.ENOSPC, "what was there before is whole", "make the device larger"},
+	{vhdfile.ErrInUse, syscall.EBUSY, unchanged, "end the other command first"},
+	{vhd.ErrLogDiffers, syscall.EINVAL, "", "if you changed the disk on purpose, remove the log, FILE.log: what it holds is lost then"},
 	{vhdfile.ErrNotEmpty, syscall.EEXIST, unchanged, "choose another name"},
 	{vhdfile.ErrBadJournal, syscall.EINVAL, "", "if the disk is sound (vhd-util check), the journal is of no use any more"},
 	{vhd.NoParent, syscall.ENOENT, "the disk itself is as it was", "name the parent's folder with --parents, or lead the disk to it with \"vhd-util modify -p\""},

@@ -6,15 +6,18 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
 
+	"disksync/internal/testkit"
 	"disksync/vhd/vhdfile"
 )
 
@@ -44,7 +47,7 @@ func TestScripts(t *testing.T) {
 			return nil
 		},
 		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
-			"exits": exits, "corpus": corpusFile, "same": same, "patch": patch, "files": files, "empty": emptyFile, "journal": makeJournal, "switchoff": switchOff,
+			"exits": exits, "corpus": corpusFile, "same": same, "patch": patch, "files": files, "empty": emptyFile, "journal": makeJournal, "switchoff": switchOff, "listening": listening,
 		},
 	})
 }
@@ -143,4 +146,23 @@ func emptyFile(ts *testscript.TestScript, _ bool, args []string) {
 		ts.Check(f.Truncate(n))
 	}
 	ts.Check(f.Close())
+}
+
+// listening SOCKET: wait until somebody listens there.
+func listening(ts *testscript.TestScript, _ bool, args []string) {
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	late := time.After(testkit.Patience)
+	for {
+		c, err := net.Dial("unix", ts.MkAbs(args[0]))
+		if err == nil {
+			ts.Check(c.Close())
+			return
+		}
+		select {
+		case <-tick.C:
+		case <-late:
+			ts.Fatalf("nobody listens: %v", err)
+		}
+	}
 }

@@ -33,6 +33,8 @@ var rules = map[string]rule{
 	"vhd":         {"image", ""},
 	"diskmap":     {"volume volume/exfat volume/ext volume/fat volume/ntfs/format volume/table", ""},
 	"vhd/vhdfile": {"image vhd", "golang.org/x/sys"},
+	"disk":        {"disk/nbd vhd", "golang.org/x/sync"},
+	"disk/nbd":    {"", ""},
 	"volume":      {"", ""},
 	"layer":       {"image internal/lzma", "github.com/klauspost/compress golang.org/x/sync"},
 	"config":      {"internal/durable internal/limit", "github.com/pelletier/go-toml/v2"},
@@ -54,7 +56,7 @@ var rules = map[string]rule{
 		"github.com/spf13/cobra"},
 	"cmd/synchronizer": {"api image media publish syncclient synchronizer internal/…",
 		"github.com/spf13/cobra github.com/klauspost/compress"},
-	"cmd/vhd-util": {"image vhd vhd/vhdfile internal/cli internal/durable internal/problem internal/progress internal/release",
+	"cmd/vhd-util": {"disk disk/nbd image vhd vhd/vhdfile internal/cli internal/durable internal/problem internal/progress internal/release",
 		"github.com/spf13/cobra"},
 
 	"volume/detect":      {"diskmap volume volume/…", ""},

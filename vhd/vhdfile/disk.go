@@ -3,7 +3,10 @@ package vhdfile
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
+
+	"golang.org/x/sys/unix"
 
 	"disksync/vhd"
 )
@@ -17,8 +20,10 @@ type Disk struct {
 }
 
 // OpenDisk opens the VHD at name, a regular file or a block device, for writing, and its parents for reading, which are found
-// as by [OpenChain]. It takes no lock: the caller sees to it that nothing else writes to the file, and nothing at all to the
-// parents.
+// as by [OpenChain]. The files are locked, see [Lock], against others that use this package; of all else the caller sees to it that
+// nothing writes to them.
+//
+// A file that [LogName] tells is used as the disk's log, see [vhd.WithLog], when it is there.
 func OpenDisk(name string, o Options) (*Disk, error) {
 	d, err := openDisk(name, o)
 	if err != nil {
@@ -60,7 +65,25 @@ func (d *Disk) openLeaf(c *Chain, name string) error {
 	if !is.Mode().IsRegular() {
 		opts = append(opts, vhd.Device())
 	}
+	if err := d.lock(f); err != nil {
+		return errors.Join(err, f.Close())
+	}
+	log, err := openLog(name, is)
+	if err != nil {
+		return errors.Join(err, f.Close())
+	}
+	if log != nil {
+		boot, err := BootID()
+		if err != nil {
+			return errors.Join(err, log.Close(), f.Close())
+		}
+		opts = append(opts, vhd.WithLog(log, boot))
+		d.files = append(d.files, log)
+	}
 	if d.Disk, err = vhd.OpenDisk(f, size, c.Members()[1:], opts...); err != nil {
+		if log != nil {
+			err = errors.Join(err, log.Close())
+		}
 		return errors.Join(err, f.Close())
 	}
 	readOnly := d.files[0]
@@ -68,11 +91,48 @@ func (d *Disk) openLeaf(c *Chain, name string) error {
 	return readOnly.Close()
 }
 
+// lock locks the leaf for writing and the parents for reading.
+func (d *Disk) lock(leaf *os.File) error {
+	for _, f := range d.files[1:] {
+		if err := Lock(f, false); err != nil {
+			return err
+		}
+	}
+	return Lock(leaf, true)
+}
+
+// LogName returns the name of the log of the disk at name.
+func LogName(name string) string { return name + ".log" }
+
+// openLog opens the log of a disk; nil is none.
+func openLog(name string, disk fs.FileInfo) (*os.File, error) {
+	if !disk.Mode().IsRegular() {
+		return nil, nil
+	}
+	st, err := os.Lstat(LogName(name))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	if !st.Mode().IsRegular() {
+		return nil, fmt.Errorf("%s is not a regular file", LogName(name))
+	}
+	return os.OpenFile(LogName(name), os.O_RDWR, 0)
+}
+
 // Close makes everything written durable, as [vhd.Disk.Sync] does, and closes the files.
 func (d *Disk) Close() error {
-	err := d.Sync()
-	for _, f := range d.files {
-		err = errors.Join(err, f.Close())
+	return errors.Join(d.Sync(), closeAll(d.files))
+}
+
+// closeAll closes files and lets go of their locks, also where a process that was just started has them, too, for a moment.
+func closeAll(files []*os.File) error {
+	var errs []error
+	for _, f := range files {
+		_ = unix.Flock(int(f.Fd()), unix.LOCK_UN) // there may be none
+		errs = append(errs, f.Close())
 	}
-	return err
+	return errors.Join(errs...)
 }

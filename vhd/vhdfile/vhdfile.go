@@ -33,11 +33,7 @@ type Chain struct {
 
 // Close closes the files.
 func (c *Chain) Close() error {
-	var errs []error
-	for _, f := range c.files {
-		errs = append(errs, f.Close())
-	}
-	return errors.Join(errs...)
+	return closeAll(c.files)
 }
 
 // Options says where else parents may be. The zero value is good.
