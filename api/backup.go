@@ -6,19 +6,28 @@ import (
 	"disksync/image"
 )
 
-// BackupLine is the backups of one VM: a private line of versions, which are called points.
+// BackupLine is the backups of one VM: a private line of versions, which are called points. Lines are in no list of images, and their
+// ids are none of images.
 type BackupLine struct {
 	ID         image.UUID    `json:"id"`
-	VM         image.UUID    `json:"vm"`   // its id on the endpoint
-	Name       string        `json:"name"` // of the VM
-	User       string        `json:"user"` // whose it is
-	Device     image.UUID    `json:"device"`
+	VM         image.UUID    `json:"vm"`     // its id on the endpoint
+	Name       string        `json:"name"`   // of the VM
+	User       string        `json:"user"`   // whose it is
+	Device     image.UUID    `json:"device"` // that the last backup came from; it may be gone
 	DeviceName string        `json:"device_name"`
 	Image      string        `json:"image"` // that the VM was made from; its name when the line began
 	ImageID    image.UUID    `json:"image_id"`
 	Mode       image.Mode    `json:"mode"`
-	Newest     image.Version `json:"newest"` // the highest number that a point ever had
-	Points     []BackupPoint `json:"points"` // oldest first
+	Newest     image.Version `json:"newest"`  // the highest number that a point ever had
+	Count      int           `json:"count"`   // of the points that there are
+	Damaged    int           `json:"damaged"` // of these, those of which something is known to be wrong
+	Bytes      int64         `json:"bytes"`   // of the layers that are there for these points alone
+	// Every is how often a backup is due by the image's policy, in minutes; 0: never.
+	Every int `json:"every"`
+	// Verifying says that a check of all its layers was asked for and goes on.
+	Verifying bool `json:"verifying"`
+	// Points are oldest first. Where lines of everybody are listed, and in the answer to NewBackup, there is only the newest.
+	Points []BackupPoint `json:"points"`
 }
 
 // BackupPoint is one backup of a VM.
@@ -29,18 +38,21 @@ type BackupPoint struct {
 	Consistency image.Consistency `json:"consistency"`
 	Note        string            `json:"note,omitempty"`
 	Disks       []DiskInfo        `json:"disks"`
-	// Verified is when the Synchronizer last read all of it back and compared it; zero: not yet.
+	// Verified is since when all of it has been read back and compared: the earliest of the times at which that was last done for
+	// one of its layers; zero: not yet.
 	Verified time.Time `json:"verified,omitzero"`
 	// Damaged says what is wrong with it; empty: nothing that is known.
 	Damaged string `json:"damaged,omitempty"`
 }
 
-// NewBackup begins a line, or finds the one that is there for the VM.
+// NewBackup begins a line, or finds the one that is there for the VM, whose name and device it brings up to date.
 type NewBackup struct {
 	VM      image.UUID `json:"vm"`
 	Name    string     `json:"name"`
 	Image   string     `json:"image"`
 	ImageID image.UUID `json:"image_id"`
+	// Mode counts for an image that is not there any more, or not for this user; empty: static.
+	Mode image.Mode `json:"mode,omitempty"`
 }
 
 // SealPoint makes uploaded layers into a point of a line.
@@ -58,8 +70,8 @@ type SealPoint struct {
 type PointDisk struct {
 	Role  image.Role    `json:"role"`
 	State image.StateID `json:"state"`
-	// Layer leads to State from a state of an earlier point of the line or of a version of the image; zeros: State is such a state
-	// itself.
+	// Layer leads to State from nothing, from a state of a point of the user's or from one of a version that the user may have or
+	// had; zeros: State is such a state itself.
 	Layer image.LayerID `json:"layer,omitzero"`
 }
 

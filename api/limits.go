@@ -16,6 +16,11 @@ const (
 	MaxUploadChunk = 64 << 20
 	// MaxRanges bounds the ranges of one request for a layer: their header has to get through proxies, of which many take 8 KiB.
 	MaxRanges = 256
+	// MaxBackups bounds a list of backups, in bytes.
+	MaxBackups = 64 << 20
+	// MaxLines and MaxPoints bound the lines of backups of a user and the points of a line that are there at the same time.
+	MaxLines  = 256
+	MaxPoints = 10000
 	// TokenLife is how long a login lasts.
 	TokenLife = 90 * 24 * time.Hour
 )

@@ -51,6 +51,8 @@ type Offer struct {
 	Created time.Time     `json:"created"`
 	// MediaKey names the newest key that media with the image are sealed with; zero: none are.
 	MediaKey image.KeyID `json:"media_key,omitzero"`
+	// Backup says when backups are made of its VMs; nil: by hand alone, and every point stays.
+	Backup *BackupPolicy `json:"backup,omitempty"`
 }
 
 // MediaKey is a key that media with an image are sealed with.
@@ -236,7 +238,7 @@ const (
 // Over reports whether nothing more will happen.
 func (s SquashState) Over() bool { return s != SquashWaiting && s != SquashRunning }
 
-// Policy says which layers the Synchronizer makes by itself when a version was published.
+// Policy says which layers the Synchronizer makes by itself when a version was published, and what becomes of backups.
 type Policy struct {
 	// FullFactor: a full image of the newest version is made when what a newcomer has to fetch is more than so many times what the
 	// full image is estimated to have; 0: never.
@@ -245,6 +247,8 @@ type Policy struct {
 	Direct bool `json:"direct"`
 	// LeastSaving is how many bytes a layer must save somebody.
 	LeastSaving int64 `json:"least_saving"`
+	// Backup says when backups are made of VMs of the image, and which stay; nil: by hand alone, and every point stays.
+	Backup *BackupPolicy `json:"backup,omitempty"`
 }
 
 // DefaultPolicy is that of an image for which nothing else was said. A newcomer never has to fetch much more than twice what the disk

@@ -28,7 +28,7 @@ func (c *Consistency) UnmarshalText(text []byte) error {
 // Point makes a manifest that of a point of a line of backups: its ImageID is the line's id, its Version the point's number.
 type Point struct {
 	VM          UUID        `json:"vm"`       // whose disks they are
-	Name        string      `json:"name"`     // of the VM, when the line began
+	Name        string      `json:"name"`     // of the VM, when the point was made
 	ImageID     UUID        `json:"image_id"` // of the image that the VM was made from; Manifest.Image is its name
 	Version     Version     `json:"version"`  // of that image, which the VM ran
 	Consistency Consistency `json:"consistency"`

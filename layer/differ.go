@@ -42,7 +42,7 @@ var differs = sync.Pool{New: func() any {
 	return &differ{old: make([]byte, image.BlockSize), probe: make([]byte, clusterSize)}
 }}
 
-// newDiffer returns a differ between two disks; index gives what is similar in the From disk, which takes reading all of it. It is to
+// newDiffer returns a differ between two disks; index gives what is similar in the From disk, which takes reading all of it; nil: nobody looks there. It is to
 // be freed.
 func newDiffer(from io.ReaderAt, size int64, to io.ReaderAt, index func() (*similar, error), fresh *fresh) *differ {
 	d := differs.Get().(*differ)
@@ -130,7 +130,7 @@ func (d *differ) findSame(block []byte, start int, from []source) {
 // findElsewhere marks the clusters that were somewhere else on the From disk, and returns the regions that look like the rest. For
 // a few sectors, those around where they were must do: to look everywhere means to read the whole disk.
 func (d *differ) findElsewhere(block []byte, number int, from []source) (votes map[int]int, err error) {
-	if countCoded(from) > fewSectors {
+	if countCoded(from) > fewSectors && d.index != nil {
 		if d.similar == nil {
 			var err error
 			if d.similar, err = d.index(); err != nil {

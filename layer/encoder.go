@@ -41,6 +41,13 @@ type EncodeOptions struct {
 	// Workers is the number of goroutines that read, hash and compress; 0: one for each processor. Each holds up to about 24
 	// MiB; with FromDisk 52 MiB, and all together tables of up to 100 MiB.
 	Workers int
+	// Changed says of a block whether it may differ from the state that the layer starts from. Others are not read and keep their
+	// digest, and whoever gives it answers for that; nil: every block may differ. The last block of a smaller disk that a new size
+	// cuts or extends is read in any case. It is called from one goroutine, once for each block at most.
+	Changed func(block int) bool
+	// Near looks for similar content only around where a block was, and in what is new: elsewhere means to read all of FromDisk, which
+	// is not worth it for a few changes to a large disk.
+	Near bool
 	// Progress is called with the number of bytes of the disk that are done, from one goroutine; may be nil.
 	Progress func(done int64)
 }
@@ -53,7 +60,7 @@ type Result struct {
 }
 
 // Encode writes the layer that leads from the state from (the zero State for a full image) to the content of disk. Every
-// block is read once; equal input gives equal output. It returns ErrSame, having written a header, when there is no
+// block is read once, but for those that o.Changed says no of; equal input gives equal output. It returns ErrSame, having written a header, when there is no
 // difference.
 func Encode(ctx context.Context, w io.Writer, from image.State, disk Disk, o EncodeOptions) (Result, error) {
 	if !image.ValidSize(disk.Size()) {
@@ -70,7 +77,9 @@ func Encode(ctx context.Context, w io.Writer, from image.State, disk Disk, o Enc
 	if from.Size == 0 {
 		e.o.FromDisk = nil
 	}
-	e.similar = sync.OnceValues(func() (*similar, error) { return newSimilar(ctx, o.FromDisk, from, o.Workers) })
+	if !o.Near {
+		e.similar = sync.OnceValues(func() (*similar, error) { return newSimilar(ctx, o.FromDisk, from, o.Workers) })
+	}
 	e.fromSize = from.Size
 	e.fresh = newFresh(disk.Size())
 	e.state = image.State{Size: disk.Size(), Blocks: make([]image.Digest, image.BlockCount(disk.Size()))}
@@ -161,6 +170,10 @@ func (e *encoder) feed(ctx context.Context, todo, order chan<- *job) error {
 	close(before)
 	for block := range e.state.Blocks {
 		start := int64(block) * image.BlockSize
+		if e.unchanged(block) {
+			e.state.Blocks[block] = e.from.Block(block)
+			continue
+		}
 		if holes != nil && data <= start {
 			next, err := holes.NextData(start)
 			if err != nil {
@@ -189,6 +202,18 @@ func (e *encoder) feed(ctx context.Context, todo, order chan<- *job) error {
 		}
 	}
 	return nil
+}
+
+// unchanged reports whether a block is known to be as it was. Where the size changes the block at the shorter end may have lost
+// bytes, so that it counts as changed.
+func (e *encoder) unchanged(block int) bool {
+	if e.o.Changed == nil {
+		return false
+	}
+	if shorter := min(e.fromSize, e.disk.Size()); e.fromSize != e.disk.Size() && shorter > 0 && block == int((shorter-1)/image.BlockSize) {
+		return false
+	}
+	return !e.o.Changed(block)
 }
 
 func send(ctx context.Context, c chan<- *job, j *job) bool {

@@ -254,6 +254,11 @@ func (c *Client) callRaw(ctx context.Context, method string, query url.Values, b
 	if err != nil {
 		return err
 	}
+	return c.callLong(req, api.MaxJSON, out)
+}
+
+// callLong sends a request and reads an answer of at most limit bytes into out, when it is not nil.
+func (c *Client) callLong(req *http.Request, limit int64, out any) error {
 	resp, err := c.do(req, http.StatusOK, http.StatusNoContent)
 	if err != nil {
 		return err
@@ -262,7 +267,7 @@ func (c *Client) callRaw(ctx context.Context, method string, query url.Values, b
 	if out == nil {
 		return nil
 	}
-	b, err := c.readAll(resp, api.MaxJSON)
+	b, err := c.readAll(resp, limit)
 	if err != nil {
 		return err
 	}

@@ -47,7 +47,11 @@ func (c *Client) Offers(ctx context.Context) ([]api.Offer, error) {
 
 // Manifest returns the signed manifest of a version. It is checked by whoever knows the keys.
 func (c *Client) Manifest(ctx context.Context, name string, v image.Version) ([]byte, error) {
-	req, err := c.request(ctx, http.MethodGet, nil, nil, "images", name, "versions", v.String(), "manifest")
+	return c.manifest(ctx, "images", name, "versions", v.String(), "manifest")
+}
+
+func (c *Client) manifest(ctx context.Context, elems ...string) ([]byte, error) {
+	req, err := c.request(ctx, http.MethodGet, nil, nil, elems...)
 	if err != nil {
 		return nil, err
 	}

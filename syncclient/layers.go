@@ -13,6 +13,12 @@ import (
 // Layers returns layers that are not in the manifest of a version and may make the way to it cheaper for who has the states have. A
 // medium may have blocks that make the states near cheap as well.
 func (c *Client) Layers(ctx context.Context, name string, v image.Version, have, near []image.StateID) ([]api.Layer, error) {
+	var out []api.Layer
+	return out, c.callRaw(ctx, http.MethodGet, stateQuery(have, near), nil, &out, "images", name, "versions", v.String(), "layers")
+}
+
+// stateQuery says which states a caller has, and which are near.
+func stateQuery(have, near []image.StateID) url.Values {
 	q := url.Values{}
 	for key, ids := range map[string][]image.StateID{"have": have, "near": near} {
 		if len(ids) > 0 {
@@ -23,6 +29,5 @@ func (c *Client) Layers(ctx context.Context, name string, v image.Version, have,
 			q.Set(key, strings.Join(text, "."))
 		}
 	}
-	var out []api.Layer
-	return out, c.callRaw(ctx, http.MethodGet, q, nil, &out, "images", name, "versions", v.String(), "layers")
+	return q
 }

@@ -3,7 +3,6 @@ package synchronizer
 import (
 	"context"
 	"database/sql"
-	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -146,8 +145,12 @@ func (s *Server) getOffers(c *call) error {
 		if len(keys) > 0 {
 			key = keys[0].ID
 		}
+		p, err := policyOf(c.Context(), s.db, g.image)
+		if err != nil {
+			return err
+		}
 		offers = append(offers, api.Offer{
-			MediaKey: key, Image: g.name, ImageID: m.ImageID, Version: g.version, Pinned: g.pinned, Newest: g.newest,
+			MediaKey: key, Backup: p.Backup, Image: g.name, ImageID: m.ImageID, Version: g.version, Pinned: g.pinned, Newest: g.newest,
 			Mode: g.mode, Size: m.Size(), Note: m.Note, Created: m.Created,
 		})
 	}
@@ -177,27 +180,11 @@ func (s *Server) mayHave(c *call, id, name string, v image.Version) error {
 	return notFound("there is no image %s", name) // to the letter what imageID says
 }
 
-// mayHaveLayer is mayHave for a layer: some granted version must need it, or it must lead to a state on the way to one.
+// mayHaveLayer is mayHave for a layer: some granted version must need it, or it must lead to a state on the way to one; or it is of the
+// caller's backups.
 func (s *Server) mayHaveLayer(c *call, id image.LayerID) error {
 	if c.who.admin {
 		return nil
 	}
-	gs, err := grants(c.Context(), s.db, c.who.name)
-	if err != nil {
-		return err
-	}
-	for _, g := range gs {
-		var one int
-		err := s.db.QueryRowContext(c.Context(), `SELECT 1 FROM version_layers WHERE image = ?1 AND (?3 OR version = ?4) AND layer = ?2
-			UNION ALL SELECT 1 FROM edges e JOIN layers x ON x.id = e.layer JOIN layers l ON l.to_state = x.to_state
-			JOIN version_layers v ON v.layer = l.id AND v.image = e.image
-			WHERE e.image = ?1 AND e.layer = ?2 AND (?3 OR v.version = ?4) LIMIT 1`, g.image, id.String(), !g.pinned, g.version).Scan(&one)
-		if err == nil {
-			return nil
-		}
-		if !errors.Is(err, sql.ErrNoRows) {
-			return fmt.Errorf("look up layer: %w", err)
-		}
-	}
-	return notFound("there is no layer %s for you", id.Short())
+	return s.userHasLayer(c.Context(), s.db, c.who.name, id)
 }

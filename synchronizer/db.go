@@ -68,6 +68,35 @@ ALTER TABLE images ADD COLUMN policy TEXT NOT NULL DEFAULT '';
 CREATE TABLE media_keys (
 	image TEXT NOT NULL REFERENCES images(id) ON DELETE CASCADE, id TEXT NOT NULL, key BLOB NOT NULL, made TEXT NOT NULL,
 	PRIMARY KEY (image, id));
+`, `
+-- Lines of backups. What they say of device and image are words: a line outlives both. known: its user had the image when it began, so
+-- that the image's policy and layers are for it; else image_id is what somebody said.
+CREATE TABLE lines (
+	id TEXT PRIMARY KEY, user TEXT NOT NULL REFERENCES users(name) ON DELETE CASCADE, vm TEXT NOT NULL, name TEXT NOT NULL,
+	device TEXT NOT NULL, device_name TEXT NOT NULL, image TEXT NOT NULL, image_id TEXT NOT NULL, mode TEXT NOT NULL,
+	newest INTEGER NOT NULL, known INTEGER NOT NULL, created TEXT NOT NULL, UNIQUE (user, vm));
+-- request: what the point was made from, so that asking for the same again is answered in the same way.
+CREATE TABLE points (
+	line TEXT NOT NULL REFERENCES lines(id) ON DELETE CASCADE, point INTEGER NOT NULL, manifest BLOB NOT NULL, request BLOB NOT NULL,
+	created TEXT NOT NULL, PRIMARY KEY (line, point));
+-- The layers that lead to a point. own: it came with a backup, or was made of such layers; the others are an image's.
+CREATE TABLE point_layers (
+	line TEXT NOT NULL, point INTEGER NOT NULL, layer TEXT NOT NULL REFERENCES layers(id), own INTEGER NOT NULL,
+	PRIMARY KEY (line, point, layer), FOREIGN KEY (line, point) REFERENCES points(line, point) ON DELETE CASCADE);
+CREATE INDEX point_layers_layer ON point_layers(layer);
+-- Layers of users that no point has: on their way, stored and to be sealed, or taken out of a point's path; for a day.
+-- state: uploading, naming or stored. line: whose points had it; empty for others.
+CREATE TABLE user_layers (
+	user TEXT NOT NULL REFERENCES users(name) ON DELETE CASCADE, layer TEXT NOT NULL, state TEXT NOT NULL, length INTEGER NOT NULL,
+	touched TEXT NOT NULL, line TEXT NOT NULL DEFAULT '', PRIMARY KEY (user, layer));
+CREATE INDEX user_layers_layer ON user_layers(layer);
+-- Which versions' manifests users got: a VM may be backed up that runs what its user may not have any more.
+CREATE TABLE had (
+	user TEXT NOT NULL REFERENCES users(name) ON DELETE CASCADE, image TEXT NOT NULL, version INTEGER NOT NULL,
+	PRIMARY KEY (user, image, version), FOREIGN KEY (image, version) REFERENCES versions(image, version) ON DELETE CASCADE);
+-- When layers were last read back: tried at all, good at (empty: never), and what was wrong the last time.
+CREATE TABLE checks (
+	layer TEXT PRIMARY KEY REFERENCES layers(id) ON DELETE CASCADE, tried TEXT NOT NULL, good TEXT NOT NULL, damaged TEXT NOT NULL);
 `}
 
 // dbFile is the catalog's name in the data folder.
@@ -136,6 +165,14 @@ func inTx(ctx context.Context, db *sql.DB, do func(tx *sql.Tx) error) error {
 
 func ignoreDone(err error) error {
 	if errors.Is(err, sql.ErrTxDone) {
+		return nil
+	}
+	return err
+}
+
+// ignoreNone returns nil when a query found nothing.
+func ignoreNone(err error) error {
+	if errors.Is(err, sql.ErrNoRows) {
 		return nil
 	}
 	return err

@@ -215,21 +215,10 @@ func (s *Server) deleteEdge(c *call) error {
 }
 
 func (s *Server) dropEdge(ctx context.Context, id string, layer image.LayerID) error {
-	s.names.Lock()
-	defer s.names.Unlock()
-	var garbage []string
-	err := inTx(ctx, s.db, func(tx *sql.Tx) error {
+	return s.dropUnneeded(ctx, "SELECT ?", []any{layer.String()}, func(tx *sql.Tx) error {
 		res, err := tx.ExecContext(ctx, "DELETE FROM edges WHERE image = ? AND layer = ?", id, layer.String())
-		if err := changed(res, err, notFound("the image has no layer %s besides those of its manifests", layer.Short())); err != nil {
-			return err
-		}
-		garbage, err = dropLayer(ctx, tx, layer.String())
-		return err
+		return changed(res, err, notFound("the image has no layer %s besides those of its manifests", layer.Short()))
 	})
-	if err != nil {
-		return err
-	}
-	return s.removeAll(garbage)
 }
 
 // putMedium notes that a version was written to a medium.

@@ -3,6 +3,7 @@ package synchronizer
 import (
 	"context"
 	"net/http"
+	"strings"
 	"time"
 
 	"golang.org/x/crypto/argon2"
@@ -28,6 +29,21 @@ type Route struct {
 	Audit   string
 }
 
+// Limits of backups.
+const (
+	MaxUserUploads = maxUserUploads
+	UserReserve    = userReserve
+	UserLayerLife  = userLayerLife
+	MaxOwnLayers   = maxOwnLayers
+	CheckEvery     = checkEvery
+)
+
+// SetLongest sets how many layers of its own a point may be reached over. It is not safe while requests run.
+func (s *Server) SetLongest(n int) { s.longest = n }
+
+// KeepHouse has done what an hour's tick does.
+func (s *Server) KeepHouse() { s.keepHouse() }
+
 // Routes returns the route table.
 func Routes() []Route {
 	var out []Route
@@ -51,7 +67,7 @@ func OpenOn(ctx context.Context, o Options, fsys durable.FS) (*Server, error) {
 // requests run.
 func (s *Server) Reboot(fsys durable.FS) error {
 	s.work.Wait()
-	s.fsys, s.uploads = fsys, map[image.LayerID]*upload{}
+	s.fsys, s.uploads = fsys, map[uploadKey]*upload{}
 	return prepare(fsys)
 }
 
@@ -112,10 +128,25 @@ var Statuses = statuses
 
 // Names of files in the data folder.
 var (
-	LayerFile  = layerFile
-	StateFile  = stateFile
-	UploadFile = uploadFile
+	LayerFile = layerFile
+	StateFile = stateFile
 )
+
+// UploadFile returns the name of the file of an upload; user is empty for an administrator's.
+func UploadFile(id image.LayerID, user ...string) string {
+	return uploadKey{strings.Join(user, ""), id}.file()
+}
 
 // UsefulLayers is usefulLayers, for tests.
 var UsefulLayers = usefulLayers
+
+// Aged is aged, for tests.
+type Aged = aged
+
+// NewAged makes one.
+func NewAged(point image.Version, created time.Time, damaged bool) Aged {
+	return aged{point, created, damaged}
+}
+
+// Kept is kept, for tests.
+var Kept = kept

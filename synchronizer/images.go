@@ -35,17 +35,22 @@ func manifestOf(ctx context.Context, q querier, id string, v image.Version) ([]b
 	return env, err
 }
 
+// opened checks a manifest of the catalog as everybody else does.
+func (s *Server) opened(env []byte, what string, v image.Version) (*image.Manifest, error) {
+	m, err := image.VerifyManifest(env, s.SigningKey())
+	if err != nil {
+		return nil, fmt.Errorf("manifest of %s number %d in the catalog: %w", what, v, err)
+	}
+	return m.Manifest(), nil
+}
+
 // manifest returns the manifest of a version, checked as everybody else does.
 func (s *Server) manifest(ctx context.Context, id string, v image.Version) (*image.Manifest, error) {
 	env, err := manifestOf(ctx, s.db, id, v)
 	if err != nil {
 		return nil, err
 	}
-	m, err := image.VerifyManifest(env, s.SigningKey())
-	if err != nil {
-		return nil, fmt.Errorf("manifest of %s version %d in the catalog: %w", id, v, err)
-	}
-	return m.Manifest(), nil
+	return s.opened(env, "image "+id, v)
 }
 
 // imageVersion returns what a path names: an image with its id, and a number that may be one of its versions.
@@ -69,14 +74,21 @@ func (s *Server) getManifest(c *call) error {
 		return err
 	}
 	env, err := manifestOf(c.Context(), s.db, id, v)
+	if err == nil && !c.who.admin {
+		err = noteHad(c.Context(), s.db, c.who.name, id, v)
+	}
 	if err != nil {
 		return err
 	}
+	c.sendManifest(env)
+	return nil
+}
+
+func (c *call) sendManifest(env []byte) {
 	c.answered = true
 	c.w.Header().Set("Content-Type", "application/json")
 	c.w.Header().Set("Cache-Control", "no-store")
 	c.writePacked(env)
-	return nil
 }
 
 // leastPacked is the shortest answer that is worth packing, in bytes.
@@ -186,23 +198,30 @@ func (s *Server) deleteImage(c *call) error {
 		return err
 	}
 	s.forgetSquashes(name)
+	const image = "(SELECT id FROM images WHERE name = ?1)"
+	const layers = "SELECT layer FROM version_layers WHERE image = " + image + " UNION SELECT layer FROM edges WHERE image = " + image
+	return s.dropUnneeded(c.Context(), layers, []any{name}, func(tx *sql.Tx) error {
+		res, err := tx.ExecContext(c.Context(), "DELETE FROM images WHERE name = ?", name)
+		return changed(res, err, notFound("there is no image %s", name))
+	})
+}
+
+// dropUnneeded removes something from the catalog, and then those layers that a query for some finds before and that nothing needs
+// afterwards.
+func (s *Server) dropUnneeded(ctx context.Context, query string, args []any, remove func(tx *sql.Tx) error) error {
 	s.names.Lock()
 	defer s.names.Unlock()
 	var garbage []string // files
-	err = inTx(c.Context(), s.db, func(tx *sql.Tx) error {
-		id, err := imageID(c.Context(), tx, name)
+	err := inTx(ctx, s.db, func(tx *sql.Tx) error {
+		layers, err := column(ctx, tx, query, args...)
 		if err != nil {
 			return err
 		}
-		layers, err := column(c.Context(), tx, "SELECT layer FROM version_layers WHERE image = ?1 UNION SELECT layer FROM edges WHERE image = ?1", id)
-		if err != nil {
-			return err
-		}
-		if _, err := tx.ExecContext(c.Context(), "DELETE FROM images WHERE id = ?", id); err != nil {
+		if err := remove(tx); err != nil {
 			return err
 		}
 		for _, l := range layers {
-			files, err := dropLayer(c.Context(), tx, l)
+			files, err := dropLayer(ctx, tx, l)
 			if err != nil {
 				return err
 			}
@@ -225,10 +244,11 @@ func (s *Server) removeAll(files []string) error {
 	return nil
 }
 
-// dropLayer takes a layer out of the catalog unless some image needs it, and returns the files that are then of no use.
+// dropLayer takes a layer out of the catalog unless some image or point needs it, and returns the files that are then of no use.
 func dropLayer(ctx context.Context, tx *sql.Tx, id string) ([]string, error) {
 	state, err := column(ctx, tx, `DELETE FROM layers WHERE id = ? AND id NOT IN (SELECT layer FROM version_layers)
-		AND id NOT IN (SELECT layer FROM edges) RETURNING to_state`, id)
+		AND id NOT IN (SELECT layer FROM edges) AND id NOT IN (SELECT layer FROM point_layers)
+		AND id NOT IN (SELECT layer FROM user_layers WHERE state <> 'uploading') RETURNING to_state`, id)
 	if err != nil || len(state) == 0 {
 		return nil, err
 	}

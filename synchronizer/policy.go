@@ -49,6 +49,9 @@ func (s *Server) putPolicy(c *call) error {
 	if p.FullFactor != 0 && (p.FullFactor < 1 || p.FullFactor > 1000 || math.IsNaN(p.FullFactor)) || p.LeastSaving < 0 {
 		return invalid("full_factor is 0 or from 1 to 1000, least_saving a number of bytes")
 	}
+	if err := checkBackupPolicy(p.Backup); err != nil {
+		return err
+	}
 	b, err := json.Marshal(p)
 	if err != nil {
 		return err

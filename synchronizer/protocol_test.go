@@ -28,6 +28,7 @@ var wire = []any{
 	api.Server{}, api.Login{}, api.Device{}, api.Token{}, api.Offer{}, api.Image{}, api.VersionInfo{}, api.DiskInfo{}, api.Seal{}, api.SealDisk{},
 	api.Upload{}, api.NewUser{}, api.User{}, api.Password{}, api.Group{}, api.Assignment{}, api.DeviceInfo{}, api.MediaFile{}, api.AuditEntry{},
 	api.Error{}, api.Layer{}, api.NewSquash{}, api.Squash{}, api.Policy{}, api.MediaKey{},
+	api.BackupPolicy{}, api.NewBackup{}, api.BackupLine{}, api.BackupPoint{}, api.SealPoint{}, api.PointDisk{},
 }
 
 // section returns what the document has below a heading.
@@ -280,6 +281,13 @@ func TestProtocolLimits(t *testing.T) {
 		{"Types", fmt.Sprintf("`password` text (1 to %d bytes)", api.MaxPassword)},
 		{"Types", fmt.Sprintf("`note`? text (at most %d bytes)", api.MaxNote)},
 		{"Publishing", fmt.Sprintf("at most %d MiB, and no more than is missing", api.MaxUploadChunk>>20)},
+		{"Routes", fmt.Sprintf("At most %d MiB", api.MaxBackups>>20)},
+		{"Types", fmt.Sprintf("`note`? text (at most %d bytes), `disks` [PointDisk]", api.MaxNote)},
+		{"Backups", fmt.Sprintf("A user has at most %d lines, a line %d points", api.MaxLines, api.MaxPoints)},
+		{"Backups", fmt.Sprintf("%d uploads that did not end, and room that the server's disk has above %d GiB", synchronizer.MaxUserUploads,
+			synchronizer.UserReserve>>30)},
+		{"Backups", fmt.Sprintf("kept to %d layers besides", synchronizer.MaxOwnLayers)},
+		{"Backups", fmt.Sprintf("read back once in %d days", synchronizer.CheckEvery/(24*time.Hour))},
 		{"Publishing", fmt.Sprintf("%d layers lead to a disk", image.MaxPathLayers)},
 	} {
 		if !strings.Contains(section(t, test.heading), test.want) {

@@ -18,7 +18,13 @@ import (
 var (
 	open = []string{"GET /v1/server", "POST /v1/login"}
 	own  = []string{"DELETE /v1/login", "GET /v1/offers", "GET /v1/images/{image}/versions/{version}/manifest",
-		"GET /v1/images/{image}/versions/{version}/layers", "GET /v1/images/{image}/keys", "GET /v1/layers/{layer}"}
+		"GET /v1/images/{image}/versions/{version}/layers", "GET /v1/images/{image}/keys", "GET /v1/layers/{layer}",
+		"GET /v1/backups", "POST /v1/backups", "GET /v1/backups/{line}", "POST /v1/backups/{line}/points",
+		"GET /v1/backups/{line}/points/{point}/manifest", "GET /v1/backups/{line}/points/{point}/layers",
+		"POST /v1/uploads/{layer}", "GET /v1/uploads/{layer}", "PATCH /v1/uploads/{layer}", "DELETE /v1/uploads/{layer}"}
+	// mine are those of them whose subject is the caller: to others' things they do not lead.
+	mine = map[string]int{"GET /v1/offers": 200, "GET /v1/backups": 200, "POST /v1/backups": 400, "POST /v1/uploads/{layer}": 200,
+		"GET /v1/uploads/{layer}": 200, "PATCH /v1/uploads/{layer}": 200, "DELETE /v1/uploads/{layer}": 204}
 )
 
 func TestRoutesHavePermissions(t *testing.T) {
@@ -70,10 +76,17 @@ func newOthers(t *testing.T) *others {
 	o := &others{house: h, secret: h.publish(t, "secret", 1, image.State{}, disk(2))}
 	h.assign(t, "hers", "user:alice", 0)
 	h.assign(t, "secret", "group:staff", 0)
-	h.login(t, "mallory", device(9))
+	mallory := h.login(t, "mallory", device(9))
+	line := h.openLine(t, mallory, "secret", 7)
+	one := pack(t, o.secret.State, disk(5))
+	if u := h.uploadAs(t, mallory, one); u.State != api.Stored {
+		t.Fatalf("upload: %+v", u)
+	}
+	into[api.BackupPoint](t, h.send(t, mallory, "POST", points(line), sealPoint(1, one)))
 	o.boss, o.alice = h.login(t, "boss", device(2)), h.login(t, "alice", device(1))
 	o.fill = strings.NewReplacer("{image}", "secret", "{version}", "1", "{layer}", o.secret.id(), "{state}", o.secret.State.ID().String(),
-		"{user}", "mallory", "{group}", "staff", "{device}", device(9).ID.String())
+		"{user}", "mallory", "{group}", "staff", "{device}", device(9).ID.String(),
+		"{line}", line.ID.String(), "{point}", "1")
 	return o
 }
 
@@ -89,7 +102,7 @@ func (o *others) request(r synchronizer.Route) (method, path string) {
 // everything lists all that an administrator can see.
 func (o *others) everything(t *testing.T) map[string]string {
 	all := map[string]string{}
-	for _, what := range []string{"images", "users", "groups", "assignments", "devices"} {
+	for _, what := range []string{"images", "users", "groups", "assignments", "devices", "backups?all=1"} {
 		all[what] = string(o.must(t, "GET", "/v1/"+what, nil).body)
 	}
 	return all
@@ -118,16 +131,17 @@ func TestMatrix(t *testing.T) {
 				want = http.StatusBadRequest // no body
 			case caller.name == "user" && r.Need == synchronizer.Operator:
 				want = http.StatusForbidden
-			case caller.name == "user" && r.Pattern == "GET /v1/offers":
-				want = http.StatusOK
+			case caller.name == "user" && mine[r.Pattern] != 0:
+				want = mine[r.Pattern]
 			case caller.name == "user":
 				want = http.StatusNotFound // what is not hers does not exist
 			}
 			if a.status != want {
 				t.Errorf("%s as %s: %v, want status %d", r.Pattern, caller.name, a, want)
 			}
-			if caller.name == "user" && r.Pattern == "GET /v1/offers" && strings.Contains(string(a.body), "secret") {
-				t.Errorf("offers of alice: %s", a.body)
+			if said := string(a.body); caller.name == "user" && a.status == http.StatusOK &&
+				(strings.Contains(said, "secret") || strings.Contains(said, "mallory") || strings.Contains(said, "stored")) {
+				t.Errorf("%s tells alice: %s", r.Pattern, said)
 			}
 			if a.status >= 400 && (a.code() == "" || a.header.Get("Content-Type") != "application/json") {
 				t.Errorf("%s as %s: an error without a code: %v", r.Pattern, caller.name, a)
@@ -151,6 +165,9 @@ func TestMatrix(t *testing.T) {
 			if r.Need == synchronizer.Anybody || r.Pattern == "DELETE /v1/login" {
 				continue
 			}
+			if r.Pattern == "POST /v1/backups/{line}/points" {
+				continue // not for others
+			}
 			if a := o.send(t, token, method, path, nil); a.status == http.StatusUnauthorized || a.status == http.StatusForbidden || a.status >= 500 {
 				t.Errorf("%s as administrator: %v", r.Pattern, a)
 			}
@@ -170,13 +187,15 @@ func TestUnknownRoutes(t *testing.T) {
 
 // TestBadNames sends what no name can be in each place of each path.
 func TestBadNames(t *testing.T) {
-	h := newHouse(t)
+	v := newVault(t)
+	h := v.house
 	bad := map[string]string{
 		"{image}": "-x", "{version}": "0", "{layer}": strings.Repeat("A", 64), "{state}": "12", "{user}": "%20", "{group}": "a%2Fb", "{device}": "x",
+		"{line}": "x", "{point}": "0",
 	}
 	good := map[string]string{
 		"{image}": "x", "{version}": "1", "{layer}": strings.Repeat("a", 64), "{state}": strings.Repeat("a", 64), "{user}": "x", "{group}": "x",
-		"{device}": device(1).ID.String(),
+		"{device}": device(1).ID.String(), "{line}": v.line.ID.String(), "{point}": "1",
 	}
 	cases := 0
 	for _, r := range synchronizer.Routes() {

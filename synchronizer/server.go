@@ -41,9 +41,11 @@ type Server struct {
 	passwords *passwords
 	logins    *limiter
 	transfers chan struct{}
+	verifying chan struct{} // uploads of users that are being verified
 	log       *slog.Logger
 	now       func() time.Time
 	stall     time.Duration // that a caller may stand still
+	longest   int           // path of layers of its own that a point may have
 	unlock    func() error
 	network   http.Handler
 	local     http.Handler
@@ -56,6 +58,8 @@ type Server struct {
 	work sync.WaitGroup
 	stop context.CancelFunc
 	live context.Context
+	// ticking counts the goroutine that calls keepHouse from time to time.
+	ticking sync.WaitGroup
 
 	// names is held while the files in the layers folder and what the catalog says about them change together. It is taken
 	// before mu.
@@ -63,10 +67,11 @@ type Server struct {
 
 	mu sync.Mutex
 	// uploads has an entry for each layer that is being received or verified, or whose upload failed.
-	uploads map[image.LayerID]*upload
+	uploads map[uploadKey]*upload
 	// squashes are those that wait or run, and the last ones that ended; oldest first.
 	squashes  []*squash
 	squashing bool // somebody works on them
+	chores    chores
 }
 
 // Open opens the data folder for this process alone; an error that wraps durable.ErrLocked means that another one has it.
@@ -98,10 +103,11 @@ func open(ctx context.Context, o Options, fsys durable.FS) (*Server, error) {
 		o.Now = time.Now
 	}
 	s := &Server{
-		dir: o.Dir, fsys: fsys, passwords: newPasswords(), log: o.Log, now: o.Now, stall: stallTime,
+		dir: o.Dir, fsys: fsys, passwords: newPasswords(), log: o.Log, now: o.Now, stall: stallTime, longest: maxOwnLayers,
 		logins:    newLimiter(rate.Every(6*time.Second), 10),
 		transfers: make(chan struct{}, o.MaxTransfers),
-		uploads:   map[image.LayerID]*upload{},
+		verifying: make(chan struct{}, maxVerifying),
+		uploads:   map[uploadKey]*upload{},
 	}
 	if err := prepare(fsys); err != nil {
 		return nil, err
@@ -127,7 +133,12 @@ func open(ctx context.Context, o Options, fsys durable.FS) (*Server, error) {
 	s.network = s.handler(s.byToken)
 	s.local = s.handler(s.byLocalSocket)
 	// What a policy asked for may have been cut off.
-	return s, s.considerAll(ctx)
+	if err := s.considerAll(ctx); err != nil {
+		return nil, errors.Join(err, s.db.Close())
+	}
+	s.keepHouse()
+	s.ticking.Go(s.keepTime)
+	return s, nil
 }
 
 // prepare makes the folders and removes what an earlier process did not finish.
@@ -148,6 +159,7 @@ func prepare(fsys durable.FS) error {
 // Close ends the work on uploads, waits for requests that still run, and closes the data folder.
 func (s *Server) Close() error {
 	s.stop()
+	s.ticking.Wait()
 	s.gate.Lock()
 	s.work.Wait()
 	return errors.Join(s.db.Close(), s.unlock())

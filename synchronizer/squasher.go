@@ -166,15 +166,7 @@ func (m *squasher) room() error {
 
 // pack writes the layer and reads it back.
 func (m *squasher) pack(ctx context.Context, f durable.File) (*layer.Index, error) {
-	disk, err := m.openPath(m.path)
-	if err != nil {
-		return nil, err
-	}
-	defer disk.Close()
-	o := layer.EncodeOptions{
-		Workers:  1, // others have the machine
-		Progress: func(done int64) { m.change(m.q, func(q *squash) { q.Done = done }) },
-	}
+	o := layer.EncodeOptions{Progress: func(done int64) { m.change(m.q, func(q *squash) { q.Done = done }) }}
 	if id := m.from.ID(); !id.IsZero() {
 		from, err := m.openState(ctx, id)
 		if err != nil {
@@ -183,12 +175,26 @@ func (m *squasher) pack(ctx context.Context, f durable.File) (*layer.Index, erro
 		defer from.Close()
 		o.FromDisk = from
 	}
-	res, err := layer.Encode(ctx, &fileWriter{f: f}, m.from, &courteous{Server: m.Server, ctx: ctx, disk: disk.Reader}, o)
+	return m.packPath(ctx, f, m.from, m.path, m.to.ID(), o)
+}
+
+// packPath writes the layer that leads from a state, whose disk o.FromDisk is, to the end of a path, which is the state to, and reads it
+// back.
+func (s *Server) packPath(ctx context.Context, f durable.File, from image.State, path []image.LayerRef, to image.StateID,
+	o layer.EncodeOptions,
+) (*layer.Index, error) {
+	disk, err := s.openPath(path)
 	if err != nil {
 		return nil, err
 	}
-	if got := res.State.ID(); got != m.to.ID() {
-		return nil, fmt.Errorf("the layers lead to state %s, not to %s", got.Short(), m.to.ID().Short())
+	defer disk.Close()
+	o.Workers = 1 // others have the machine
+	res, err := layer.Encode(ctx, &fileWriter{f: f}, from, &courteous{Server: s, ctx: ctx, disk: disk.Reader}, o)
+	if err != nil {
+		return nil, err
+	}
+	if got := res.State.ID(); got != to {
+		return nil, fmt.Errorf("the layers lead to state %s, not to %s", got.Short(), to.Short())
 	}
 	if err := f.Sync(); err != nil {
 		return nil, err
@@ -198,10 +204,10 @@ func (m *squasher) pack(ctx context.Context, f durable.File) (*layer.Index, erro
 	if err != nil {
 		return nil, err
 	}
-	if _, err := x.Apply(m.from); err != nil {
+	if _, err := x.Apply(from); err != nil {
 		return nil, err
 	}
-	scratch, err := m.scratch()
+	scratch, err := s.scratch()
 	if err != nil {
 		return nil, err
 	}
@@ -217,7 +223,7 @@ func (m *squasher) enter(ctx context.Context, temp string, x *layer.Index) error
 		if err := durable.Publish(m.fsys, temp, layerFile(x.ID().String())); err != nil {
 			return err
 		}
-		if err := m.enterLayer(ctx, x); err != nil {
+		if err := m.enterLayer(ctx, m.db, x); err != nil {
 			return err
 		}
 	} else if err != nil {
@@ -264,16 +270,27 @@ func (c *courteous) Size() int64 { return c.disk.Size() }
 func (c *courteous) ReadAt(p []byte, off int64) (int, error) {
 	began := time.Now()
 	n, err := c.disk.ReadAt(p, off)
-	if err != nil || len(c.transfers) == 0 {
-		return n, err
+	if err == nil {
+		err = c.rest(c.ctx, began, 0)
 	}
-	rest := time.NewTimer(courtesy * time.Since(began))
+	return n, err
+}
+
+// rest waits after a piece of work that began then: so many times as long as it took, at least three times while there are transfers.
+func (s *Server) rest(ctx context.Context, began time.Time, times time.Duration) error {
+	if len(s.transfers) > 0 {
+		times = max(times, courtesy)
+	}
+	if times == 0 {
+		return nil
+	}
+	rest := time.NewTimer(times * time.Since(began))
 	defer rest.Stop()
 	select {
 	case <-rest.C:
-		return n, nil
-	case <-c.ctx.Done():
-		return n, context.Cause(c.ctx)
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
 	}
 }
 

@@ -2,7 +2,7 @@ package synchronizer
 
 import (
 	"context"
-	"database/sql"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io"
@@ -15,6 +15,27 @@ import (
 	"disksync/internal/durable"
 	"disksync/layer"
 )
+
+// uploadKey names an upload. Administrators share theirs; those of a user are the user's alone, so that nobody is told what others
+// send, or can get in its way.
+type uploadKey struct {
+	user  string // empty: the administrators'
+	layer image.LayerID
+}
+
+func (k uploadKey) short() string { return k.layer.Short() }
+
+// file returns the name of the file that has what arrived.
+func (k uploadKey) file() string {
+	if k.user == "" {
+		return layersDir + "/" + k.layer.String() + partSuffix
+	}
+	// A user's name need not be one of a file.
+	h := sha256.Sum256([]byte(k.user))
+	return fmt.Sprintf("%s/%s-%x%s", layersDir, k.layer, h[:8], partSuffix)
+}
+
+const partSuffix = ".part"
 
 // upload is a layer that is being received. What has arrived is in a file whose length is the offset to go on from; after
 // the loss of power it may be too long, and the check at the end finds that out.
@@ -29,8 +50,6 @@ type upload struct {
 	err    *api.Error
 }
 
-func uploadFile(id image.LayerID) string { return layersDir + "/" + id.String() + ".part" }
-
 // maxLayerSize bounds a layer's file: a disk that does not compress, and its index.
 const maxLayerSize = image.MaxDiskSize + layer.MaxIndexSize + layer.HeaderSize + layer.TrailerSize
 
@@ -44,78 +63,104 @@ func (s *Server) postUpload(c *call) error {
 	if err != nil || length <= 0 || length > maxLayerSize {
 		return invalid("length %q: want the length of the layer's file in bytes", c.URL.Query().Get("length"))
 	}
-	out, err := s.beginUpload(c.Context(), id, length)
+	out, err := s.beginUpload(c.Context(), c.uploadKey(id), length)
 	if err != nil {
 		return err
 	}
 	return c.reply(out)
 }
 
-// stored describes the upload of a layer that is here already; else the error is notFound.
-func (s *Server) stored(ctx context.Context, id image.LayerID) (api.Upload, error) {
-	ref, _, err := layerRef(ctx, s.db, id)
-	return api.Upload{Layer: id, Length: ref.Length, Offset: ref.Length, State: api.Stored}, err
+// uploadKey returns the key of the caller's upload of a layer.
+func (c *call) uploadKey(id image.LayerID) uploadKey {
+	if c.who.admin {
+		return uploadKey{layer: id}
+	}
+	return uploadKey{c.who.name, id}
+}
+
+// stored describes the upload of a layer that is here already and may be known to whose upload it would be; else the error is notFound.
+func (s *Server) stored(ctx context.Context, k uploadKey) (api.Upload, error) {
+	ref, _, err := layerRef(ctx, s.db, k.layer)
+	if err == nil && k.user != "" {
+		err = s.userHasLayer(ctx, s.db, k.user, k.layer)
+	}
+	return api.Upload{Layer: k.layer, Length: ref.Length, Offset: ref.Length, State: api.Stored}, err
 }
 
 // beginUpload finds the upload of a layer, or makes one that goes on from what an earlier process received. A failed upload
 // starts anew.
-func (s *Server) beginUpload(ctx context.Context, id image.LayerID, length int64) (api.Upload, error) {
+func (s *Server) beginUpload(ctx context.Context, k uploadKey, length int64) (api.Upload, error) {
 	// A layer is entered and its upload forgotten one after the other: under this lock neither is half done. Without it a layer
 	// that has just been stored could pass for what a crash left behind.
 	s.names.Lock()
 	defer s.names.Unlock()
-	out, err := s.stored(ctx, id)
+	out, err := s.stored(ctx, k)
+	if err == nil && k.user != "" {
+		err = s.touchUpload(ctx, k)
+	}
 	if !isNotFound(err) {
 		return out, err
 	}
+	// The catalog is not waited for under mu: whoever writes to it may need that.
+	named := true // what a crash may have left under the layer's own name is this upload's
+	if k.user != "" {
+		if named, err = s.enterUpload(ctx, k, length); err != nil {
+			return out, err
+		}
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	u := s.uploads[id]
+	u := s.uploads[k]
 	if u == nil || u.state == api.Failed {
-		if u, err = s.newUpload(id, length); err != nil {
+		if u, err = s.newUpload(k, length, named); err != nil {
 			return out, err
 		}
 	}
 	if u.length != length {
-		return out, conflict("the upload of layer %s has %d bytes, not %d", id.Short(), u.length, length)
+		return out, conflict("the upload of layer %s has %d bytes, not %d", k.short(), u.length, length)
 	}
-	return u.describe(id), nil
+	return u.describe(k.layer), nil
 }
 
 // newUpload makes an upload. The caller holds names and mu.
-func (s *Server) newUpload(id image.LayerID, length int64) (*upload, error) {
+func (s *Server) newUpload(k uploadKey, length int64, named bool) (*upload, error) {
 	free, err := s.fsys.Free()
 	if err != nil {
 		return nil, err
 	}
+	if k.user != "" {
+		free -= userReserve
+	}
 	u := &upload{length: length, state: api.Uploading}
-	if u.offset, err = s.received(id, length); err != nil {
+	if u.offset, err = s.received(k, length, named); err != nil {
 		return nil, err
 	}
 	if length-u.offset > free {
 		return nil, &api.Error{Code: api.CodeNoSpace, Message: fmt.Sprintf(
-			"the layer needs %d bytes more, the Synchronizer's disk has %d free; nothing was changed", length-u.offset, free)}
+			"the layer needs %d bytes more, the Synchronizer's disk has %d free for that; nothing was changed", length-u.offset, max(free, 0))}
 	}
-	s.uploads[id] = u
+	s.uploads[k] = u
 	if u.offset == length {
-		s.verifyUpload(id, u)
+		s.verifyUpload(k, u)
 	}
 	return u, nil
 }
 
-// received returns how much of a layer an earlier process left behind.
-func (s *Server) received(id image.LayerID, length int64) (int64, error) {
-	// A crash between naming a layer and entering it leaves it under its final name, unknown to the catalog.
-	err := s.fsys.Rename(layerFile(id.String()), uploadFile(id))
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return 0, err
+// received returns how much of a layer an earlier process left behind. named says that it may be what has the layer's name.
+func (s *Server) received(k uploadKey, length int64, named bool) (int64, error) {
+	if named {
+		// A crash between naming a layer and entering it leaves it under its final name, unknown to the catalog.
+		err := s.fsys.Rename(layerFile(k.layer.String()), k.file())
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return 0, err
+		}
 	}
-	st, err := s.fsys.Stat(uploadFile(id))
+	st, err := s.fsys.Stat(k.file())
 	if errors.Is(err, fs.ErrNotExist) {
 		return 0, nil
 	}
 	if err == nil && st.Size() > length {
-		return 0, durable.Remove(s.fsys, uploadFile(id))
+		return 0, durable.Remove(s.fsys, k.file())
 	}
 	if err != nil {
 		return 0, err
@@ -123,10 +168,10 @@ func (s *Server) received(id image.LayerID, length int64) (int64, error) {
 	return st.Size(), nil
 }
 
-func (s *Server) describeUpload(id image.LayerID, u *upload) api.Upload {
+func (s *Server) describeUpload(k uploadKey, u *upload) api.Upload {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return u.describe(id)
+	return u.describe(k.layer)
 }
 
 // describe tells how far an upload is. The caller holds Server.mu.
@@ -135,30 +180,31 @@ func (u *upload) describe(id image.LayerID) api.Upload {
 }
 
 // findUpload returns the upload that the path names.
-func (s *Server) findUpload(c *call) (image.LayerID, *upload, error) {
+func (s *Server) findUpload(c *call) (uploadKey, *upload, error) {
 	id, err := c.layer()
+	k := c.uploadKey(id)
 	if err != nil {
-		return id, nil, err
+		return k, nil, err
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	u := s.uploads[id]
+	u := s.uploads[k]
 	if u == nil {
-		return id, nil, notFound("no upload of layer %s was begun", id.Short())
+		return k, nil, notFound("no upload of layer %s was begun", k.short())
 	}
-	return id, u, nil
+	return k, u, nil
 }
 
 func (s *Server) getUpload(c *call) error {
-	id, u, err := s.findUpload(c)
+	k, u, err := s.findUpload(c)
 	if err == nil {
-		return c.reply(s.describeUpload(id, u))
+		return c.reply(s.describeUpload(k, u))
 	}
 	if !isNotFound(err) {
 		return err
 	}
 	// The catalog is asked second: an upload is forgotten only when its layer is in there.
-	out, storedErr := s.stored(c.Context(), id)
+	out, storedErr := s.stored(c.Context(), k)
 	if isNotFound(storedErr) {
 		return err
 	}
@@ -171,7 +217,7 @@ func (s *Server) getUpload(c *call) error {
 // patchUpload adds the body at the offset in the query, which must be where the upload stands. When all has arrived the
 // layer is verified in the background.
 func (s *Server) patchUpload(c *call) error {
-	id, u, err := s.findUpload(c)
+	k, u, err := s.findUpload(c)
 	if err != nil {
 		return err
 	}
@@ -180,34 +226,39 @@ func (s *Server) patchUpload(c *call) error {
 		return invalid("offset %q", c.URL.Query().Get("offset"))
 	}
 	if !u.mu.TryLock() {
-		return conflict("another request is sending layer %s", id.Short())
+		return conflict("another request is sending layer %s", k.short())
 	}
 	defer u.mu.Unlock()
-	if now := s.describeUpload(id, u); now.State != api.Uploading || now.Offset != offset {
+	if now := s.describeUpload(k, u); now.State != api.Uploading || now.Offset != offset {
 		return &api.Error{Code: api.CodeConflict, Offset: now.Offset,
-			Message: fmt.Sprintf("the upload of layer %s is %s at %d, not at %d", id.Short(), now.State, now.Offset, offset)}
+			Message: fmt.Sprintf("the upload of layer %s is %s at %d, not at %d", k.short(), now.State, now.Offset, offset)}
 	}
-	at, err := s.receive(c, id, offset, min(u.length-offset, api.MaxUploadChunk))
+	if k.user != "" {
+		if err := s.roomForUsers(c.Context(), k); err != nil {
+			return err
+		}
+	}
+	at, err := s.receive(c, k, offset, min(u.length-offset, api.MaxUploadChunk))
 	s.mu.Lock()
 	u.offset = at
 	if at == u.length {
-		s.verifyUpload(id, u)
+		s.verifyUpload(k, u)
 	}
 	s.mu.Unlock()
 	if err != nil {
 		return err
 	}
-	return c.reply(s.describeUpload(id, u))
+	return c.reply(s.describeUpload(k, u))
 }
 
 // receive writes at most limit bytes of the body behind the first offset bytes of the upload's file and returns how many bytes
 // the file then has for good. A body that is cut short keeps what arrived; one that is too long keeps nothing.
-func (s *Server) receive(c *call, id image.LayerID, offset, limit int64) (int64, error) {
+func (s *Server) receive(c *call, k uploadKey, offset, limit int64) (int64, error) {
 	tooLarge := &api.Error{Code: api.CodeTooLarge, Message: fmt.Sprintf("at most %d bytes can follow here", limit), Offset: offset}
 	if c.ContentLength > limit {
 		return offset, tooLarge
 	}
-	f, err := s.openUpload(id, offset)
+	f, err := s.openUpload(k, offset)
 	if errors.Is(err, fs.ErrNotExist) {
 		return 0, &api.Error{Code: api.CodeConflict, Message: "what had arrived has gone; begin at 0"}
 	}
@@ -240,11 +291,11 @@ func (s *Server) receive(c *call, id image.LayerID, offset, limit int64) (int64,
 	return offset + n, nil
 }
 
-func (s *Server) openUpload(id image.LayerID, offset int64) (durable.File, error) {
+func (s *Server) openUpload(k uploadKey, offset int64) (durable.File, error) {
 	if offset > 0 {
-		return s.fsys.OpenWrite(uploadFile(id))
+		return s.fsys.OpenWrite(k.file())
 	}
-	f, err := s.fsys.Create(uploadFile(id), 0o600)
+	f, err := s.fsys.Create(k.file(), 0o600)
 	if err != nil {
 		return nil, err
 	}
@@ -256,42 +307,55 @@ func (s *Server) openUpload(id image.LayerID, offset int64) (durable.File, error
 }
 
 func (s *Server) deleteUpload(c *call) error {
-	id, u, err := s.findUpload(c)
+	k, u, err := s.findUpload(c)
 	if err != nil {
 		return err
 	}
 	if !u.mu.TryLock() {
-		return conflict("a request is sending layer %s", id.Short())
+		return conflict("a request is sending layer %s", k.short())
 	}
 	defer u.mu.Unlock()
+	if err := s.removeUpload(k, u); err != nil {
+		return err
+	}
+	return s.forgetUpload(c.Context(), k)
+}
+
+// removeUpload forgets an upload and removes its file. The caller holds its mu.
+func (s *Server) removeUpload(k uploadKey, u *upload) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if u.state == api.Verifying {
-		return conflict("layer %s is being verified", id.Short())
+		return conflict("layer %s is being verified", k.short())
 	}
 	// A request that has found it already must not go on with it.
 	u.state = api.Failed
-	delete(s.uploads, id)
-	return durable.Remove(s.fsys, uploadFile(id))
+	delete(s.uploads, k)
+	return durable.Remove(s.fsys, k.file())
 }
 
 // verifyUpload starts the check of a complete upload. The caller holds mu.
-func (s *Server) verifyUpload(id image.LayerID, u *upload) {
+func (s *Server) verifyUpload(k uploadKey, u *upload) {
 	u.state = api.Verifying
 	s.work.Go(func() {
-		err := s.storeUpload(s.live, id, u)
+		if k.user != "" {
+			// Many endpoints may make their backups at the same hour, and checking takes memory.
+			s.verifying <- struct{}{}
+			defer func() { <-s.verifying }()
+		}
+		err := s.storeUpload(s.live, k, u)
 		if _, verdict := errors.AsType[*api.Error](err); verdict {
 			// What arrived is no good, so going on from it makes no sense. Any other error is this machine's, and the bytes,
 			// which may have taken days to come here, stay.
-			err = errors.Join(err, durable.Remove(s.fsys, uploadFile(id)))
+			err = errors.Join(err, durable.Remove(s.fsys, k.file()), s.forgetUpload(s.live, k))
 		}
 		if err != nil && s.live.Err() == nil {
-			s.log.Error("upload not stored", "layer", id, "error", err)
+			s.log.Error("upload not stored", "layer", k.layer, "user", k.user, "error", err)
 		}
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		if err == nil {
-			delete(s.uploads, id)
+			delete(s.uploads, k)
 			return
 		}
 		u.state, u.err = api.Failed, wireError(err)
@@ -302,8 +366,8 @@ func (s *Server) verifyUpload(id image.LayerID, u *upload) {
 var errInterrupted = errors.New("interrupted")
 
 // storeUpload checks every frame of a layer and that it leads where it says, then gives it its name and enters it.
-func (s *Server) storeUpload(ctx context.Context, id image.LayerID, u *upload) error {
-	f, err := s.fsys.OpenWrite(uploadFile(id))
+func (s *Server) storeUpload(ctx context.Context, k uploadKey, u *upload) error {
+	f, err := s.fsys.OpenWrite(k.file())
 	if err != nil {
 		return err
 	}
@@ -316,10 +380,10 @@ func (s *Server) storeUpload(ctx context.Context, id image.LayerID, u *upload) e
 	if err != nil {
 		return damaged("%v", err)
 	}
-	if x.ID() != id {
+	if x.ID() != k.layer {
 		return damaged("it is layer %s", x.ID().Short())
 	}
-	from, err := s.state(ctx, x.From())
+	from, err := s.startOf(ctx, k.user, x.From())
 	if isNotFound(err) {
 		return conflict("the layer starts from state %s, which is not here; look again", x.From().Short())
 	}
@@ -338,6 +402,10 @@ func (s *Server) storeUpload(ctx context.Context, id image.LayerID, u *upload) e
 	if ctx.Err() != nil {
 		return errInterrupted
 	}
+	if k.user != "" && errors.Is(err, layer.ErrFrom) {
+		s.log.Error("what a backup starts from is damaged", "state", x.From(), "error", err)
+		return conflict("what the Synchronizer has of state %s, from which the layer starts, is damaged; start from elsewhere", x.From().Short())
+	}
 	// What is wrong with the stored layers that it refers to is not its fault.
 	if !errors.Is(err, layer.ErrFrom) && (errors.Is(err, layer.ErrCorrupt) || errors.Is(err, layer.ErrFormat)) {
 		return damaged("%v", err)
@@ -348,12 +416,7 @@ func (s *Server) storeUpload(ctx context.Context, id image.LayerID, u *upload) e
 	if err := s.storeState(to); err != nil {
 		return err
 	}
-	s.names.Lock()
-	defer s.names.Unlock()
-	if err := durable.Publish(s.fsys, uploadFile(id), layerFile(id.String())); err != nil {
-		return err
-	}
-	return s.enterLayer(ctx, x)
+	return s.nameUpload(ctx, k, x)
 }
 
 // verifyLayer checks every frame of a layer. progress is told of each one's length, from several goroutines.
@@ -382,14 +445,15 @@ func damaged(format string, args ...any) error {
 	return &api.Error{Code: api.CodeDamaged, Message: "what was uploaded is damaged: " + fmt.Sprintf(format, args...)}
 }
 
-func (s *Server) enterLayer(ctx context.Context, x *layer.Index) error {
-	ref := x.Ref()
-	return inTx(ctx, s.db, func(tx *sql.Tx) error {
-		_, err := tx.ExecContext(ctx, `INSERT INTO layers
-			(id, from_state, to_state, size, blocks, length, index_offset, index_length, stored)
-			VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING`,
-			ref.ID.String(), ref.From.String(), ref.To.String(), x.Size(), x.Len(), ref.Length, ref.IndexOffset, ref.IndexLength,
-			stamp(s.now()))
+// enterLayer enters a layer that was just read back.
+func (s *Server) enterLayer(ctx context.Context, q querier, x *layer.Index) error {
+	ref, now := x.Ref(), stamp(s.now())
+	_, err := q.ExecContext(ctx, `INSERT INTO layers
+		(id, from_state, to_state, size, blocks, length, index_offset, index_length, stored)
+		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING`,
+		ref.ID.String(), ref.From.String(), ref.To.String(), x.Size(), x.Len(), ref.Length, ref.IndexOffset, ref.IndexLength, now)
+	if err != nil {
 		return err
-	})
+	}
+	return noteCheck(ctx, q, ref.ID, now, "")
 }

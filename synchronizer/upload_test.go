@@ -452,14 +452,20 @@ func TestUploadOfDeadProcess(t *testing.T) {
 func houseOn(t *testing.T, fsys *faultfs.FS) *house {
 	t.Helper()
 	h := &house{dir: t.TempDir(), clock: &clock{}}
+	h.openOn(t, fsys)
+	t.Cleanup(func() { h.close(t) })
+	return h
+}
+
+// openOn is open with layers and states in fsys.
+func (h *house) openOn(t *testing.T, fsys *faultfs.FS) {
+	t.Helper()
 	s, err := synchronizer.OpenOn(t.Context(), synchronizer.Options{Dir: h.dir, Now: h.clock.now}, fsys)
 	if err != nil {
 		t.Fatal(err)
 	}
 	s.CheapPasswords()
 	h.Server = s
-	t.Cleanup(func() { h.close(t) })
-	return h
 }
 
 // forget has the Synchronizer know no layer, and fsys has none.

@@ -64,7 +64,9 @@ func (s *Server) deleteUser(c *call) error {
 	if err != nil {
 		return err
 	}
-	return inTx(c.Context(), s.db, func(tx *sql.Tx) error {
+	defer s.keepHouse() // of uploads there may be files
+	const layers = "SELECT layer FROM point_layers WHERE line IN (SELECT id FROM lines WHERE user = ?1) UNION SELECT layer FROM user_layers WHERE user = ?1"
+	return s.dropUnneeded(c.Context(), layers, []any{name}, func(tx *sql.Tx) error {
 		_, err := tx.ExecContext(c.Context(), "DELETE FROM assignments WHERE kind = ? AND name = ?", api.ToUser, name)
 		if err != nil {
 			return err

@@ -1,6 +1,9 @@
 package vhd
 
-import "sync/atomic"
+import (
+	"encoding/binary"
+	"sync/atomic"
+)
 
 // bitmap is a block's sector bitmap: bit 7 of byte 0 is sector 0; 1 means that the sector is here.
 type bitmap []byte
@@ -10,8 +13,14 @@ func (b bitmap) run(s, limit int64) (here bool, n int64) {
 	here = b.get(s)
 	for n = 1; n < limit; {
 		i := s + n
+		if i%64 == 0 && limit-n >= 64 {
+			// Whole words of one kind are the usual case.
+			if v := binary.NativeEndian.Uint64(b[i/8:]); here && v == 1<<64-1 || !here && v == 0 {
+				n += 64
+				continue
+			}
+		}
 		if i%8 == 0 && limit-n >= 8 {
-			// Whole bytes of one kind are the usual case.
 			if v := b[i/8]; here && v == 0xff || !here && v == 0 {
 				n += 8
 				continue

@@ -1,6 +1,7 @@
 package vhd
 
 import (
+	"slices"
 	"sort"
 	"sync"
 	"sync/atomic"
@@ -118,24 +119,58 @@ func (x *index) region(n int) (*region, error) {
 	return r, err
 }
 
-// find asks the members.
+// Owners of sectors that no member holds, as far as was looked and for good.
+const unknown, nobody = -2, -1
+
+// find asks the members, each once, from the top.
 func (x *index) find(start int64) (*region, error) {
-	r := &region{}
-	end := min(start+regionSize, x.size)
-	for off := start; off < end; {
-		e, err := lookup(x.members, off, end-off)
-		if err != nil {
-			return nil, err
-		}
-		off += e.Length
-		to := uint16((off - start) / sectorSize)
-		if last := len(r.runs) - 1; last >= 0 && int(r.runs[last].member) == e.Member {
-			r.runs[last].end = to
-		} else {
-			r.runs = append(r.runs, indexRun{to, int16(e.Member)})
+	var owner [regionSize / sectorSize]int16
+	length := min(regionSize, x.size-start)
+	sectors := owner[:length/sectorSize]
+	for i := range sectors {
+		sectors[i] = unknown
+	}
+	left := len(sectors)
+	claim := func(from, to int64, member int16) {
+		for i := from / sectorSize; i < to/sectorSize; i++ {
+			if sectors[i] == unknown {
+				sectors[i] = member
+				left--
+			}
 		}
 	}
-	return r, nil
+	for level, m := range x.members {
+		if left == 0 {
+			break
+		}
+		held := min(max(m.Size()-start, 0), length)
+		claim(held, length, nobody) // whatever the members below have there
+		for in := int64(0); in < held; {
+			e, err := m.extent(start+in, held-in)
+			if err != nil {
+				return nil, err
+			}
+			if e.here {
+				claim(in, in+e.length, int16(level))
+			}
+			in += e.length
+		}
+	}
+	return &region{runs: runsOf(sectors)}, nil
+}
+
+// runsOf joins neighbours that have the same owner.
+func runsOf(sectors []int16) []indexRun {
+	var runs []indexRun
+	for i, member := range sectors {
+		member = max(member, nobody)
+		if last := len(runs) - 1; last >= 0 && runs[last].member == member {
+			runs[last].end = uint16(i + 1)
+		} else {
+			runs = append(runs, indexRun{uint16(i + 1), member})
+		}
+	}
+	return slices.Clip(runs)
 }
 
 // keep remembers a region, and forgets others when there are too many.

@@ -200,15 +200,19 @@ func (d *Disk) allocate(block int) error {
 		return err
 	}
 	own := int64(0)
+	b := make(bitmap, m.blocks.bitmapSize)
 	if m.Type() == Dynamic {
 		// A new block of a disk without parents is wholly its own, as other implementations have it.
 		own = m.blocks.blockSize / sectorSize
+		b.set(0, own)
+	}
+	// The room for the bitmap is taken now: when the file system is full, a write fails, not a sync.
+	if err := d.write(b, at); err != nil {
+		return err
 	}
 	if err := d.log.append(record{block: uint32(block), place: uint32(at / sectorSize), count: uint32(own)}); err != nil {
 		return err
 	}
-	b := make(bitmap, m.blocks.bitmapSize)
-	b.set(0, own)
 	d.fresh[block] = b
 	m.pin(block, b)
 	m.bat[block] = uint32(at / sectorSize)

@@ -33,7 +33,7 @@ func newRoot() *cobra.Command {
 	f.StringVar(&o.server, "server", "", "administer the Synchronizer at this `URL` instead (after \"login\")")
 	f.StringVar(&o.fingerprint, "fingerprint", "", "`fingerprint` of that Synchronizer's key, for \"login\"")
 	root.AddCommand(
-		newServe(o), newImage(o), newMedia(o), newUser(o), newGroup(o), newAssign(o), newUnassign(o), newDevice(o), newAudit(o),
+		newServe(o), newImage(o), newMedia(o), newBackup(o), newUser(o), newGroup(o), newAssign(o), newUnassign(o), newDevice(o), newAudit(o),
 		newLogin(o), newLogout(o),
 	)
 	return root

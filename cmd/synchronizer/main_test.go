@@ -43,7 +43,7 @@ func TestScripts(t *testing.T) {
 			return nil
 		},
 		Condition: script.Condition,
-		Cmds:      script.With(map[string]script.Command{"start": start, "stop": stop}),
+		Cmds:      script.With(map[string]script.Command{"start": start, "stop": stop, "backup": backup}),
 	})
 }
 

@@ -8,7 +8,6 @@ import (
 	"io"
 	"os"
 	"slices"
-	"strconv"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -245,80 +244,4 @@ func printExtraLayers(w io.Writer, im api.Image) error {
 	}
 	fmt.Fprintln(w, "\nother ways:")
 	return cli.Table(w, []string{"FROM", "TO", "ROLE", "BYTES", "LAYER"}, rows)
-}
-
-func newPolicy(o *options) *cobra.Command {
-	var factor, saving string
-	var direct, off, byDefault, asJSON bool
-	c := &cobra.Command{
-		Use: "policy IMAGE", Short: "Show or change which layers the Synchronizer makes by itself", Args: cobra.ExactArgs(1),
-		Long: `Shows which layers the Synchronizer makes by itself when a version was published: full images when the way
-from nothing gets long, and direct layers from the versions that "media write" has put on media. The flags
-change it for this image.`,
-		RunE: func(cmd *cobra.Command, args []string) error {
-			return o.with(cmd.Context(), func(c *syncclient.Client) error {
-				p, err := c.Policy(cmd.Context(), args[0])
-				if err != nil {
-					return err
-				}
-				was := p
-				switch {
-				case off && byDefault:
-					return cli.UsageError("--off and --default say different things")
-				case off:
-					p = api.Policy{LeastSaving: p.LeastSaving}
-				case byDefault:
-					p = api.DefaultPolicy()
-				}
-				if factor != "" {
-					p.FullFactor, err = strconv.ParseFloat(factor, 64)
-					if err != nil || p.FullFactor != 0 && !(p.FullFactor >= 1 && p.FullFactor <= 1000) {
-						return cli.UsageError("--full-factor %s: want 0 or a number from 1 to 1000", factor)
-					}
-				}
-				if saving != "" {
-					mib, err := strconv.ParseUint(saving, 10, 32)
-					if err != nil {
-						return cli.UsageError("--least-saving %s: want a number of MiB", saving)
-					}
-					p.LeastSaving = int64(mib) << 20
-				}
-				if cmd.Flags().Changed("direct") {
-					p.Direct = direct
-				}
-				if p != was {
-					if err := c.SetPolicy(cmd.Context(), args[0], p); err != nil {
-						return err
-					}
-				}
-				if asJSON {
-					return cli.JSON(cmd.OutOrStdout(), p)
-				}
-				printPolicy(cmd.OutOrStdout(), args[0], p)
-				return nil
-			})
-		},
-	}
-	c.Flags().StringVar(&factor, "full-factor", "", "make a full image when the way from nothing is more than so many `times` as large; 0: never")
-	c.Flags().BoolVar(&direct, "direct", false, "make direct layers from the versions on media; --direct=false does not")
-	c.Flags().StringVar(&saving, "least-saving", "", "so many `MiB` must a layer save somebody")
-	c.Flags().BoolVar(&off, "off", false, "make nothing by itself")
-	c.Flags().BoolVar(&byDefault, "default", false, "what holds for an image of which nothing was said")
-	c.Flags().BoolVar(&asJSON, "json", false, "print as JSON")
-	return c
-}
-
-func printPolicy(w io.Writer, name string, p api.Policy) {
-	if p.FullFactor == 0 && !p.Direct {
-		fmt.Fprintf(w, "%s: off, no layers are made by themselves\n", name)
-		return
-	}
-	full, direct := "never", "no"
-	if p.FullFactor > 0 {
-		full = fmt.Sprintf("when the way from nothing is more than %v times as large", p.FullFactor)
-	}
-	if p.Direct {
-		direct = "from the versions that were written to media"
-	}
-	fmt.Fprintf(w, "%s\n  full images:   %s\n  direct layers: %s\n  a layer must save at least %s\n", name, full, direct, progress.Bytes(p.LeastSaving))
 }

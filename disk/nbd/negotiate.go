@@ -2,6 +2,7 @@ package nbd
 
 import (
 	"bufio"
+	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -42,14 +43,14 @@ type negotiation struct {
 }
 
 // run leads the connection to the transmission phase ("Fixed newstyle negotiation").
-func (n *negotiation) run() error {
+func (n *negotiation) run(ctx context.Context) error {
 	hello := binary.BigEndian.AppendUint64(nil, magicServer)
 	hello = binary.BigEndian.AppendUint64(hello, magicOption)
 	hello = binary.BigEndian.AppendUint16(hello, flagFixedNewstyle|flagNoZeroes)
 	if _, err := n.conn.Write(hello); err != nil {
 		return err
 	}
-	if err := n.conn.SetReadDeadline(time.Now().Add(optionTime)); err != nil {
+	if err := n.expect(ctx); err != nil {
 		return err
 	}
 	var b [4]byte
@@ -62,6 +63,9 @@ func (n *negotiation) run() error {
 	}
 	n.noZeroes = flags&flagNoZeroes != 0
 	for range maxOptions {
+		if err := n.expect(ctx); err != nil {
+			return err
+		}
 		done, err := n.option()
 		if done || err != nil {
 			return err
@@ -70,11 +74,16 @@ func (n *negotiation) run() error {
 	return fmt.Errorf("more than %d options", maxOptions)
 }
 
+// expect gives the client time for its next message. The end of ctx ends that time, whichever comes first here.
+func (n *negotiation) expect(ctx context.Context) error {
+	if err := n.conn.SetReadDeadline(time.Now().Add(optionTime)); err != nil {
+		return err
+	}
+	return ctx.Err()
+}
+
 // option answers one option; done is set when transmission begins.
 func (n *negotiation) option() (done bool, err error) {
-	if err := n.conn.SetReadDeadline(time.Now().Add(optionTime)); err != nil {
-		return false, err
-	}
 	var h [16]byte
 	if _, err := io.ReadFull(n.in, h[:]); err != nil {
 		return false, err

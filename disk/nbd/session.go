@@ -68,7 +68,7 @@ func (s *server) serve(ctx context.Context, c net.Conn) {
 	defer stop()
 	in := bufio.NewReaderSize(c, inputSize)
 	n := &negotiation{srv: s, conn: c, in: in}
-	err := n.run()
+	err := n.run(ctx)
 	if err == nil {
 		err = c.SetReadDeadline(time.Time{})
 	}

@@ -49,7 +49,9 @@ func measureAll(ctx context.Context, o options) (_ []*table, err error) {
 	if ctx.Err() != nil {
 		err = context.Cause(ctx)
 	}
-	if err == nil {
+	if err == nil && o.blocksAlone() {
+		err = b.writeBlocks()
+	} else if err == nil {
 		err = b.writePage(ctx)
 	}
 	for _, f := range slices.Backward(b.cleanups) {
@@ -92,6 +94,9 @@ func (b *bench) measure(ctx context.Context) (err error) {
 			return err
 		}
 	}
+	if b.opts.blocksAlone() {
+		return b.blocks(ctx)
+	}
 	b.section = &table{title: "Servers"}
 	b.tables = append(b.tables, b.section)
 	if err := b.startServers(ctx); err != nil {
@@ -102,7 +107,10 @@ func (b *bench) measure(ctx context.Context) (err error) {
 			return err
 		}
 	}
-	return b.synthetic(ctx)
+	if err := b.synthetic(ctx); err != nil {
+		return err
+	}
+	return b.blocks(ctx)
 }
 
 // startServers starts everybody's server, each at the other end of a line that counts.

@@ -42,7 +42,7 @@ func tiny(t *testing.T, cases ...string) options {
 		testkit.Tool(t, tool)
 	}
 	t.Setenv(asBench, "1")
-	o := options{bin: t.TempDir(), dir: t.TempDir(), runs: 1, size: minSize, limit: time.Minute, cases: cases, log: io.Discard}
+	o := options{bin: t.TempDir(), dir: t.TempDir(), runs: 1, size: minSize, limit: time.Minute, cases: cases, chain: 3, log: io.Discard}
 	o.page = filepath.Join(o.bin, "page.md")
 	if err := testkit.Build(o.bin, "cmd/synchronizer", "cmd/disksyncmgr"); err != nil {
 		t.Fatal(err)
@@ -470,5 +470,44 @@ func TestRatios(t *testing.T) {
 	}
 	if got := digits(1234567) + digits(12); got != "1 234 56712" {
 		t.Errorf("%q", got)
+	}
+}
+
+// TestBlocks compares block devices only, and leaves the rest of the page as it is.
+func TestBlocks(t *testing.T) {
+	for _, tool := range blocksTools {
+		testkit.Tool(t, tool)
+	}
+	t.Setenv(asBench, "1")
+	o := options{bin: t.TempDir(), dir: t.TempDir(), runs: 1, size: minSize, limit: time.Minute, cases: []string{blocksCase}, chain: 3, log: io.Discard}
+	o.page = filepath.Join(o.bin, "page.md")
+	if err := testkit.Build(o.bin, "cmd/vhd-util"); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(o.page, []byte("# Page\n\n## Before\n\nkept\n\n## Exact commands\n\nkept, too\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := measureAll(t.Context(), o); err != nil {
+		t.Fatal(err)
+	}
+	b, err := os.ReadFile(o.page)
+	if err != nil {
+		t.Fatal(err)
+	}
+	page := string(b)
+	before, after, _ := strings.Cut(page, "## "+blocksTitle)
+	if before != "# Page\n\n## Before\n\nkept\n\n" || !strings.HasSuffix(after, "\n\n## Exact commands\n\nkept, too\n") || strings.Contains(after, blocksTitle) {
+		t.Errorf("the page is\n%s", page)
+	}
+	if got := replaceSection(page, "## "+blocksTitle+"\n\nnew\n\n"); got != before+"## "+blocksTitle+"\n\nnew\n\n## Exact commands\n\nkept, too\n" {
+		t.Errorf("with another section the page is\n%s", got)
+	}
+	for _, l := range loads() {
+		if !strings.Contains(after, "\n| "+l.name+" | ") {
+			t.Errorf("there is no row %q", l.name)
+		}
+	}
+	if left, err := filepath.Glob(filepath.Join(o.dir, "*")); err != nil || len(left) > 0 {
+		t.Errorf("left behind: %v, %v", left, err)
 	}
 }

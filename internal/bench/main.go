@@ -39,6 +39,7 @@ type options struct {
 	limit time.Duration // of a peer's command
 	peers []string      // other programs that take part; empty: all that are installed
 	cases []string      // of the changes made on purpose; empty: all
+	chain int           // length of the longer chain of disks
 	all   bool          // the peers also where little can be learned from it
 	log   io.Writer     // what is being done
 }
@@ -91,7 +92,7 @@ bench:     qemu-img convert -O raw vm.qcow2 /folder/v1.raw     # then update the
 bench: v2t.raw and v3t.raw may be copies of v2.raw and v3.raw whose free space was discarded (mount -o loop, fstrim, umount).`
 
 func parseFlags(args []string) (options, error) {
-	o := options{log: os.Stderr}
+	o := options{log: os.Stderr, chain: chainLength}
 	f := flag.NewFlagSet("bench", flag.ContinueOnError)
 	f.StringVar(&o.work, "work", "", "measure with the disks v1.raw, v2.raw and v3.raw in this `folder`")
 	f.StringVar(&o.bin, "bin", "bin", "the `folder` that make build has put the programs into")
@@ -104,7 +105,8 @@ func parseFlags(args []string) (options, error) {
 		return func(s string) error { *list = strings.Split(s, ","); return nil }
 	}
 	f.Func("peers", "only these other `programs`, separated by commas (default all that are installed)", words(&o.peers))
-	f.Func("cases", "only these `cases` of changes made on purpose: byte, clusters, moved, grown, upgraded (default all)", words(&o.cases))
+	f.Func("cases", "only these `cases` of changes made on purpose: byte, clusters, moved, grown, upgraded, blocks (default all);\n"+
+		"blocks alone, without --work, measures block devices only and leaves the rest of the page as it is", words(&o.cases))
 	f.BoolVar(&o.all, "all", false, "give other programs every pair of versions, with free space and without: takes twice as long")
 	if err := f.Parse(args); err != nil {
 		return o, err

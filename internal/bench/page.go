@@ -38,11 +38,27 @@ func (b *bench) writePage(ctx context.Context) error {
 			p.say("    " + strings.Join(t.commands, "\n    "))
 		}
 	}
+	return b.keepPage(append(bytes.TrimRight(p.Bytes(), "\n"), '\n'))
+}
+
+// writeBlocks writes what was measured of block devices into the page that is there.
+func (b *bench) writeBlocks() error {
+	old, err := os.ReadFile(b.opts.page)
+	if err != nil {
+		return err
+	}
+	var p page
+	for _, t := range b.tables {
+		p.table(t)
+	}
+	return b.keepPage([]byte(replaceSection(string(old), p.String())))
+}
+
+func (b *bench) keepPage(text []byte) error {
 	dir, err := durable.Dir(filepath.Dir(b.opts.page))
 	if err != nil {
 		return err
 	}
-	text := append(bytes.TrimRight(p.Bytes(), "\n"), '\n')
 	if err := durable.WriteFile(dir, filepath.Base(b.opts.page), text, 0o644); err != nil {
 		return err
 	}
@@ -115,7 +131,7 @@ func (b *bench) versionsOfPrograms(ctx context.Context) []string {
 		args    string
 	}{
 		{"synchronizer", "--version"}, {"disksyncmgr", "--version"}, {"rsync", "--version"}, {"casync", "--version"},
-		{"desync", "--version"}, {"zsync", "-V"}, {"xdelta3", "-V"}, {"zstd", "--version"}, {"qemu-img", "--version"}, {"e2fsck", "-V"},
+		{"desync", "--version"}, {"zsync", "-V"}, {"xdelta3", "-V"}, {"zstd", "--version"}, {"qemu-img", "--version"}, {"fio", "--version"}, {"e2fsck", "-V"},
 	} {
 		if _, err := exec.LookPath(b.path(v.program)); err != nil {
 			out = append(out, v.program+": not installed here, left out")
@@ -143,6 +159,7 @@ func (p *page) table(t *table) {
 	}
 	p.say(mark + " " + t.title)
 	p.say(strings.Join(t.about, " "))
+	p.say(strings.Join(t.grid, "\n"))
 	if len(t.rows) == 0 {
 		return
 	}

@@ -186,7 +186,11 @@ const workModule = "work"
 
 // answers reports whether somebody listens.
 func answers(address string) bool {
-	c, err := net.Dial("tcp", address)
+	network := "tcp"
+	if path, ok := strings.CutPrefix(address, "unix:"); ok {
+		network, address = "unix", path
+	}
+	c, err := net.Dial(network, address)
 	if err == nil {
 		c.Close()
 	}

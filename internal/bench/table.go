@@ -13,6 +13,7 @@ type table struct {
 	about    []string // sentences before it
 	kind     kind
 	rows     []*row
+	grid     []string // lines of a table of another kind
 	after    []string // sentences behind it
 	commands []string
 }

@@ -33,9 +33,9 @@ func OpenDisk(name string, o Options) (*Disk, error) {
 }
 
 func openDisk(name string, o Options) (*Disk, error) {
-	c, err := OpenChain(name, o)
-	if err != nil {
-		return nil, err
+	c := &Chain{}
+	if err := c.resolve(name, o); err != nil {
+		return nil, errors.Join(err, c.Close())
 	}
 	d := &Disk{Paths: c.Paths, files: c.files}
 	if err := d.openLeaf(c, name); err != nil {
@@ -80,7 +80,7 @@ func (d *Disk) openLeaf(c *Chain, name string) error {
 		opts = append(opts, vhd.WithLog(log, boot))
 		d.files = append(d.files, log)
 	}
-	if d.Disk, err = vhd.OpenDisk(f, size, c.Members()[1:], opts...); err != nil {
+	if d.Disk, err = vhd.OpenDisk(contentFile{f}, size, c.Members()[1:], opts...); err != nil {
 		if log != nil {
 			err = errors.Join(err, log.Close())
 		}
@@ -89,6 +89,19 @@ func (d *Disk) openLeaf(c *Chain, name string) error {
 	readOnly := d.files[0]
 	d.files[0] = f
 	return readOnly.Close()
+}
+
+// contentFile is a file whose times need not be durable.
+type contentFile struct{ *os.File }
+
+// Sync returns when content and length are on stable storage.
+func (f contentFile) Sync() error {
+	for {
+		err := unix.Fdatasync(int(f.Fd()))
+		if !errors.Is(err, unix.EINTR) {
+			return err
+		}
+	}
 }
 
 // lock locks the leaf for writing and the parents for reading.
@@ -103,6 +116,22 @@ func (d *Disk) lock(leaf *os.File) error {
 
 // LogName returns the name of the log of the disk at name.
 func LogName(name string) string { return name + ".log" }
+
+// settle brings to the disk what its log holds, if there is any and nobody uses the disk.
+func settle(name string, o Options) error {
+	st, err := os.Stat(LogName(name))
+	if err != nil || st.Size() <= vhd.EmptyLogSize {
+		return nil // there is none, as a rule
+	}
+	d, err := openDisk(name, o)
+	if errors.Is(err, ErrInUse) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	return d.Close()
+}
 
 // openLog opens the log of a disk; nil is none.
 func openLog(name string, disk fs.FileInfo) (*os.File, error) {

@@ -51,7 +51,12 @@ type Options struct {
 
 // OpenChain opens the VHD at name for reading, and its parents, which are looked for beside their child first. It returns an
 // error that wraps vhd.NoParent, naming what was tried, when a parent is not there.
+//
+// What a process that died has left in the disk's log is brought to the disk first, see [OpenDisk].
 func OpenChain(name string, o Options) (*Chain, error) {
+	if err := settle(name, o); err != nil {
+		return nil, fmt.Errorf("open %s: %w", name, err)
+	}
 	c := &Chain{}
 	if err := c.resolve(name, o); err != nil {
 		c.Close()
