@@ -98,6 +98,8 @@ type Seal struct {
 	Mode    image.Mode    `json:"mode,omitempty"` // of a new image; empty or the same for another version
 	Note    string        `json:"note,omitempty"`
 	Disks   []SealDisk    `json:"disks"`
+	// Machine is what the VM is made of besides; nil: as in the previous version.
+	Machine *image.Machine `json:"machine,omitempty"`
 }
 
 // SealDisk is one disk of a Seal. A disk of the previous version that is not named stays as it was.

@@ -69,6 +69,7 @@ func checkInstalled(t *testing.T, readme, sysroot string) {
 		"systemd/disksyncmgr.service":                   "usr/lib/systemd/system",
 		"systemd/synchronizer.service":                  "usr/lib/systemd/system",
 		"sysusers.d/disksync.conf":                      "usr/lib/sysusers.d",
+		"xen/block-disksync":                            "etc/xen/scripts",
 	}
 	err := filepath.WalkDir(dist, func(name string, d fs.DirEntry, err error) error {
 		if err != nil || d.IsDir() || d.Name() == "README.md" {
@@ -87,7 +88,11 @@ func checkInstalled(t *testing.T, readme, sysroot string) {
 		}
 		delete(places, rel)
 		st, err := os.Stat(filepath.Join(sysroot, place, d.Name()))
-		if err == nil && st.Mode() != 0o644 {
+		mode := fs.FileMode(0o644)
+		if strings.HasPrefix(rel, "xen/") {
+			mode = 0o755 // a program
+		}
+		if err == nil && st.Mode() != mode {
 			t.Errorf("%s has mode %v", rel, st.Mode())
 		}
 		return err
@@ -101,7 +106,7 @@ func checkInstalled(t *testing.T, readme, sysroot string) {
 func checkUnits(t *testing.T, sysroot string) {
 	t.Helper()
 	analyze := testkit.Tool(t, "systemd-analyze")
-	for unit, limit := range map[string]string{"disksyncmgr.service": "24", "synchronizer.service": "12"} {
+	for unit, limit := range map[string]string{"disksyncmgr.service": "26", "synchronizer.service": "12"} {
 		name := filepath.Join(sysroot, "usr/lib/systemd/system", unit)
 		b, err := os.ReadFile(name)
 		if err != nil {

@@ -32,9 +32,14 @@ const (
 	maxErrorText = 64 << 10
 )
 
-// offerStream listens on a socket for one connection by the user uid, and sends what send writes. It returns the socket's name.
-// Anybody can read the names of sockets, so the name is no secret: it is the user that counts.
+// offerStream offers a connection on which what send writes is sent.
 func (s *server) offerStream(uid uint32, send func(ctx context.Context, out io.WriterAt) (int64, error)) (string, error) {
+	return s.offerConn(uid, func(conn net.Conn) error { return s.sendStream(conn, send) })
+}
+
+// offerConn listens on a socket for one connection by the user uid, which is for use then and closed when that returns. It returns the
+// socket's name. Anybody can read the names of sockets, so the name is no secret: it is the user that counts.
+func (s *server) offerConn(uid uint32, use func(conn net.Conn) error) (string, error) {
 	var random [16]byte
 	rand.Read(random[:])
 	name := "@disksyncmgr-" + hex.EncodeToString(random[:])
@@ -49,21 +54,22 @@ func (s *server) offerStream(uid uint32, send func(ctx context.Context, out io.W
 	}
 	s.streams.Go(func() {
 		defer l.Close()
-		if err := s.sendStream(l, uid, send); err != nil && s.ctx.Err() == nil {
+		conn, err := s.awaitPeer(l, uid)
+		if err == nil {
+			// The end of the service ends a stream, whether or not somebody reads it.
+			stop := context.AfterFunc(s.ctx, func() { conn.Close() })
+			err = use(conn)
+			stop()
+			conn.Close()
+		}
+		if err != nil && s.ctx.Err() == nil {
 			s.log.Warn("stream", "error", err)
 		}
 	})
 	return name, nil
 }
 
-func (s *server) sendStream(l *net.UnixListener, uid uint32, send func(ctx context.Context, out io.WriterAt) (int64, error)) error {
-	conn, err := s.awaitPeer(l, uid)
-	if err != nil {
-		return err
-	}
-	defer conn.Close()
-	// The end of the service ends a stream, whether or not somebody reads it.
-	defer context.AfterFunc(s.ctx, func() { conn.Close() })()
+func (s *server) sendStream(conn net.Conn, send func(ctx context.Context, out io.WriterAt) (int64, error)) error {
 	w := &streamWriter{w: bufio.NewWriterSize(conn, 256<<10)}
 	size, err := send(s.ctx, w)
 	if err == nil {

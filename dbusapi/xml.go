@@ -56,6 +56,9 @@ const xmlOwn = `  <interface name="` + ifaceOwn + `">
     <method name="operations"><arg name="json" type="s" direction="out"/></method>
     <method name="operation"><arg name="disk_group" type="o" direction="in"/><arg name="json" type="s" direction="out"/></method>
     <method name="vms"><arg name="json" type="s" direction="out"/></method>
+    <method name="run"><arg name="vm" type="s" direction="in"/><arg name="options" type="s" direction="in"/><arg name="json" type="s" direction="out"/></method>
+    <method name="stop"><arg name="vm" type="s" direction="in"/><arg name="force" type="b" direction="in"/></method>
+    <method name="console"><arg name="vm" type="s" direction="in"/><arg name="socket" type="s" direction="out"/></method>
     <method name="rollback"><arg name="vm" type="s" direction="in"/><arg name="json" type="s" direction="out"/></method>
     <method name="remove"><arg name="vm" type="s" direction="in"/></method>
     <method name="export"><arg name="vm" type="s" direction="in"/><arg name="role" type="s" direction="in"/><arg name="socket" type="s" direction="out"/></method>

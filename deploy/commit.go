@@ -21,29 +21,34 @@ func (s *Store) Commit(name string, m image.Verified, keep map[image.Role]bool) 
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	vm, err := s.commit(name, m, keep)
-	return vm, explainDisk(err, fmt.Sprintf("VM %s was not brought to version %d", name, m.Manifest().Version))
+	return vm, explainDisk(err, fmt.Sprintf("VM %s was not brought to version %d", name, originOf(m.Manifest()).version))
 }
 
 // commit is called with mu held.
 func (s *Store) commit(name string, m image.Verified, keep map[image.Role]bool) (VM, error) {
 	mf := m.Manifest()
+	of := originOf(mf)
 	old, err := s.VM(name)
 	isNew := errors.Is(err, ErrNoVM)
 	if err != nil && !isNew {
 		return VM{}, err
 	}
-	if !isNew && old.ImageID != mf.ImageID {
+	if !isNew && old.ImageID != of.id {
 		return old, problem.New("DS-OTHER-IMAGE", problem.Untrusted, nil,
 			fmt.Sprintf("VM %s was made from another image than %s (its id differs)", name, mf.Image), "the VM is as it was",
 			"deploy the image under another name with --as")
+	}
+	if err := s.idle(old, "updated"); err != nil {
+		return old, err
 	}
 	manifest, err := s.writeManifest(m)
 	if err != nil {
 		return old, err
 	}
 	next := VM{
-		Format: recordFormat, ID: old.ID, Name: name, Image: mf.Image, ImageID: mf.ImageID, Counter: old.Counter + 1, Kept: old.Kept,
-		Current: Deployment{Version: mf.Version, Mode: mf.Mode, Manifest: manifest, Installed: s.now().UTC()},
+		Format: recordFormat, ID: old.ID, Name: name, Image: mf.Image, ImageID: of.id, Counter: old.Counter + 1, Kept: old.Kept,
+		Backup: old.Backup, SaveChanges: old.SaveChanges && mf.Mode == image.Dynamic,
+		Current: Deployment{Point: of.point, Version: of.version, Mode: mf.Mode, Manifest: manifest, Installed: s.now().UTC()},
 	}
 	if isNew {
 		next.ID = NewUUID()
@@ -55,13 +60,28 @@ func (s *Store) commit(name string, m image.Verified, keep map[image.Role]bool) 
 		if err != nil {
 			return old, err
 		}
+		d.Own = d.Own || of.point != 0 && !keep[d.Role] && BackedUp(mf.Mode, d.Role)
 		next.Current.Disks = append(next.Current.Disks, d)
 	}
-	dropped := s.retire(&next, old.Previous)
+	dropped := s.retire(&next, old.Previous, old.SaveChanges)
 	if err := s.writeVM(next); err != nil {
 		return old, err
 	}
 	return next, s.release(dropped)
+}
+
+// origin is what the record of a VM says of where its disks come from: the image, even when they come from a backup.
+type origin struct {
+	id      image.UUID
+	version image.Version
+	point   image.Version // 0: none
+}
+
+func originOf(mf *image.Manifest) origin {
+	if p := mf.Point; p != nil {
+		return origin{p.ImageID, p.Version, mf.Version}
+	}
+	return origin{mf.ImageID, mf.Version, 0}
 }
 
 // newDisk makes one disk of a new deployment: a fresh leaf on the installed state, or the disk that the VM has when it is to
@@ -83,9 +103,9 @@ func (s *Store) newDisk(d *image.Disk, old *Deployment, keep map[image.Role]bool
 }
 
 // retire takes leave of a deployment that next no longer names. It returns the VHDs that may then be of no use. A leaf that its
-// user has written to is kept for the user, but for the system disk of a dynamic VM, whose changes are not meant to last. So is
+// user has written to is kept for the user, but for the system disk of a dynamic VM, whose changes are not meant to last unless that was said (saved). So is
 // one that cannot be read: nobody knows what it is worth.
-func (s *Store) retire(next *VM, gone *Deployment) []image.UUID {
+func (s *Store) retire(next *VM, gone *Deployment, saved bool) []image.UUID {
 	if gone == nil {
 		return nil
 	}
@@ -94,9 +114,9 @@ func (s *Store) retire(next *VM, gone *Deployment) []image.UUID {
 		if slices.Contains(next.leaves(), d.Leaf) {
 			continue
 		}
-		changed, err := s.leafChanged(d.Leaf)
+		changed, err := s.diskChanged(&d)
 		lost := errors.Is(err, fs.ErrNotExist)
-		if (changed || err != nil && !lost) && !(gone.Mode == image.Dynamic && d.Role == image.System) {
+		if (changed || err != nil && !lost) && !(gone.Mode == image.Dynamic && d.Role == image.System && !saved) {
 			next.Kept = append(slices.Clone(next.Kept), d.Leaf)
 			continue
 		}
@@ -117,6 +137,9 @@ func (s *Store) RollBack(name string) (VM, error) {
 		return vm, problem.New("DS-NO-PREVIOUS", problem.NotFound, nil, fmt.Sprintf("VM %s has no previous version", name),
 			"it is as it was", fmt.Sprintf("`update %s --version N` goes to any version that the Synchronizer has", name))
 	}
+	if err := s.idle(vm, "rolled back"); err != nil {
+		return vm, err
+	}
 	for _, d := range vm.Previous.Disks {
 		c, err := s.openChain(d.Leaf)
 		if err != nil {
@@ -129,10 +152,11 @@ func (s *Store) RollBack(name string) (VM, error) {
 	next := vm
 	next.Counter++
 	next.Current, next.Previous = *vm.Previous, &vm.Current
+	next.Pending = nil
 	if err := s.writeVM(next); err != nil {
 		return vm, explainDisk(err, fmt.Sprintf("VM %s was not rolled back", name))
 	}
-	return next, nil
+	return next, s.release(s.standsOn(vm.Pending))
 }
 
 // Delete removes a VM with everything that nothing else needs. Leaves that its user has written to go with it.
@@ -143,7 +167,10 @@ func (s *Store) Delete(name string) error {
 	if err != nil {
 		return err
 	}
-	var dropped []image.UUID
+	if err := s.idle(vm, "deleted"); err != nil {
+		return err
+	}
+	dropped := s.standsOn(vm.Pending)
 	for _, leaf := range vm.leaves() {
 		dropped = append(dropped, s.rest(leaf)...)
 	}
@@ -153,11 +180,17 @@ func (s *Store) Delete(name string) error {
 	return s.release(dropped)
 }
 
+// diskChanged reports whether a disk has anything of its user's: in its leaf, in what was frozen, or in what it was restored from.
+func (s *Store) diskChanged(d *InstalledDisk) (bool, error) {
+	changed, err := s.leafChanged(d.Leaf)
+	return err == nil && (changed || len(d.Frozen) > 0 || d.Own), err
+}
+
 // Changed returns the roles of those disks of a VM's current version that its user has written to.
 func (s *Store) Changed(vm VM) (map[image.Role]bool, error) {
 	out := map[image.Role]bool{}
 	for _, d := range vm.Current.Disks {
-		changed, err := s.leafChanged(d.Leaf)
+		changed, err := s.diskChanged(&d)
 		if err != nil {
 			return nil, fmt.Errorf("%s disk: %w", d.Role, err)
 		}

@@ -151,7 +151,13 @@ func checkTidy(s *deploy.Store, fsys durable.FS) error {
 	wanted := map[string]bool{}
 	note := func(d *deploy.Deployment) {
 		for _, k := range d.Disks {
-			wanted[k.Leaf.String()+".vhd"] = true
+			for _, id := range append(k.Frozen, k.Leaf) {
+				wanted[id.String()+".vhd"] = true
+			}
+			wanted[k.Leaf.String()+".vhd.log"] = true // while it is in use
+			if k.Held != nil {
+				wanted[image.VHDUUID(k.Held.State).String()+".point"] = true
+			}
 		}
 	}
 	for _, vm := range vms {

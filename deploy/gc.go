@@ -15,6 +15,9 @@ import (
 func (s *Store) needed(vms []VM) (map[image.UUID]bool, error) {
 	out := map[image.UUID]bool{}
 	for _, vm := range vms {
+		for _, id := range s.standsOn(vm.Pending) {
+			out[id] = true
+		}
 		for _, leaf := range vm.leaves() {
 			ids, err := s.ancestors(leaf)
 			if err != nil {
@@ -98,8 +101,8 @@ func (s *Store) openVHD(id image.UUID) (*vhd.Image, durable.File, error) {
 }
 
 // release removes the VHDs among candidates that no record needs any more, or has it done later when somebody holds them (see
-// Hold). It runs after the commit, with mu held; what a crash keeps it from removing costs space only, until the same disks are
-// released again.
+// Hold) or uses them (see Live). It runs after the commit, with mu held; what a crash keeps it from removing costs space only, until the
+// same disks are released again.
 func (s *Store) release(candidates []image.UUID) error {
 	if len(candidates) == 0 {
 		return nil
@@ -120,11 +123,15 @@ func (s *Store) release(candidates []image.UUID) error {
 		if needed[id] {
 			continue
 		}
+		if s.used[id] > 0 {
+			s.later = append(s.later, id)
+			continue
+		}
 		// A digest list without its VHD does not count, so the VHD goes first.
 		if err := durable.Remove(s.fsys, vhdFile(id)); err != nil {
 			return err
 		}
-		if err := durable.Remove(s.fsys, stateFile(id)); err != nil {
+		if err := errors.Join(durable.Remove(s.fsys, stateFile(id)), durable.Remove(s.fsys, logFile(id))); err != nil {
 			return err
 		}
 	}
@@ -165,7 +172,11 @@ func (s *Store) removeStrayLeaves() error {
 		if err != nil {
 			return err
 		}
-		if !golden && m.Type() == vhd.Differencing && m.AllocatedBlocks() == 0 {
+		logged, err := s.logged(id)
+		if err != nil {
+			return err
+		}
+		if !golden && !logged && m.Type() == vhd.Differencing && m.AllocatedBlocks() == 0 {
 			empty = append(empty, id)
 		}
 	}

@@ -22,9 +22,7 @@ func (s *Store) Hold() (letGo func() error) {
 		if s.holders > 0 {
 			return nil
 		}
-		later := s.later
-		s.later = nil
-		return s.release(later)
+		return s.releaseLater()
 	}
 }
 

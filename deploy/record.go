@@ -36,10 +36,25 @@ type VM struct {
 	Previous *Deployment `json:"previous,omitempty"` // what a roll back returns to
 	// Kept are leaves with changes of their user whose deployment is gone; they are never removed without being asked.
 	Kept []image.UUID `json:"kept,omitempty"`
+	// Backup is what is known of the VM's backups; nil: there are none that it goes on with.
+	Backup *Backup `json:"backup,omitempty"`
+	// Pending is a version that waits for the VM's next start; nil: none does.
+	Pending *Pending `json:"pending,omitempty"`
+	// SaveChanges keeps the system disk of a dynamic VM from beginning anew when the VM starts.
+	SaveChanges bool `json:"save_changes,omitempty"`
+}
+
+// Backup is the line of backups of a VM, and the newest point that this machine made of it.
+type Backup struct {
+	Line  image.UUID    `json:"line"`
+	Point image.Version `json:"point,omitempty"` // 0: none yet
+	Made  time.Time     `json:"made,omitzero"`   // when its disks were frozen
 }
 
 // Deployment is a version as it is installed.
 type Deployment struct {
+	// Point is the point of a line of backups that it was restored from; 0: none.
+	Point     image.Version   `json:"point,omitempty"`
 	Version   image.Version   `json:"version"`
 	Mode      image.Mode      `json:"mode"`
 	Manifest  string          `json:"manifest"` // SHA-256 of the signed manifest, which is in the store
@@ -53,7 +68,19 @@ type InstalledDisk struct {
 	Size  int64         `json:"size"` // bytes
 	State image.StateID `json:"state"`
 	Base  image.UUID    `json:"base"` // the golden VHD that holds State
-	Leaf  image.UUID    `json:"leaf"` // the VHD on top of it that the VM writes to
+	Leaf  image.UUID    `json:"leaf"` // the VHD on top of all that the VM writes to
+	// Frozen are the VHDs between Base and Leaf, the lowest first: what the VM has written up to its backups.
+	Frozen []image.UUID `json:"frozen,omitempty"`
+	// Held is what the newest backup holds of the disk; nil: nothing beyond State.
+	Held *Held `json:"held,omitempty"`
+	// Own says that State is that of a backup, so that Base holds what the user has written.
+	Own bool `json:"own,omitempty"`
+}
+
+// Held is what a backup holds of a disk.
+type Held struct {
+	State image.StateID `json:"state"`
+	At    image.UUID    `json:"at"` // the VHD with that content: Base or one of Frozen
 }
 
 // Disk returns the disk with the role r.

@@ -11,12 +11,14 @@ import (
 
 	"disksync/image"
 	"disksync/internal/durable"
+	"disksync/internal/process"
 	"disksync/vhd"
 )
 
 const (
 	disksDir    = "disks"
 	vhdSuffix   = ".vhd"
+	logSuffix   = ".vhd.log"
 	stateSuffix = ".state"
 	partSuffix  = ".vhd.part"
 )
@@ -26,16 +28,19 @@ const (
 type Store struct {
 	fsys  durable.FS
 	now   func() time.Time
+	boot  image.UUID // of the present run of the machine
 	parts builders
 
-	mu      sync.Mutex   // one change of the records at a time, with the removal of what they no longer need
-	holders int          // see Hold
-	later   []image.UUID // to be removed when nobody holds any more
+	mu      sync.Mutex          // one change of the records at a time, with the removal of what they no longer need
+	holders int                 // see Hold
+	later   []image.UUID        // to be removed when nobody holds or uses them any more
+	written map[image.UUID]bool // leaves that are open for writing; see Live
+	used    map[image.UUID]int  // how often each VHD is open in a Live
 }
 
 // OpenStore opens the store in fsys, making its folders where they are missing, and tidies up what a crash left behind.
 func OpenStore(fsys durable.FS, now func() time.Time) (*Store, error) {
-	s := &Store{fsys: fsys, now: now}
+	s := &Store{fsys: fsys, now: now, written: map[image.UUID]bool{}, used: map[image.UUID]int{}, boot: bootID()}
 	for _, dir := range []string{disksDir, vmsDir, manifestsDir} {
 		if err := durable.MakeDir(fsys, dir, 0o700); err != nil {
 			return nil, fmt.Errorf("open store: %w", err)
@@ -43,6 +48,12 @@ func OpenStore(fsys durable.FS, now func() time.Time) (*Store, error) {
 		if err := durable.RemoveTemps(fsys, dir); err != nil {
 			return nil, fmt.Errorf("open store: %w", err)
 		}
+	}
+	if err := s.recoverFrozen(); err != nil {
+		return nil, fmt.Errorf("open store: %w", err)
+	}
+	if err := s.recoverLogs(); err != nil {
+		return nil, fmt.Errorf("open store: %w", err)
 	}
 	if err := s.removeStrayLeaves(); err != nil {
 		return nil, fmt.Errorf("open store: %w", err)
@@ -52,6 +63,7 @@ func OpenStore(fsys durable.FS, now func() time.Time) (*Store, error) {
 
 func vhdFile(id image.UUID) string   { return disksDir + "/" + id.String() + vhdSuffix }
 func stateFile(id image.UUID) string { return disksDir + "/" + id.String() + stateSuffix }
+func logFile(id image.UUID) string   { return disksDir + "/" + id.String() + logSuffix }
 func partFile(id image.UUID) string  { return disksDir + "/" + id.String() + partSuffix }
 
 // Path returns the name of a VHD relative to the store's folder.
@@ -125,6 +137,7 @@ type chain struct {
 	*vhd.Chain
 	files []durable.File
 	ids   []image.UUID // leaf first
+	own   int          // how many at the top are not golden, where that is told; at least one
 }
 
 func (c *chain) Close() {
@@ -189,8 +202,21 @@ func (s *Store) createLeaf(base image.UUID, size int64) (image.UUID, error) {
 	return id, durable.Publish(s.fsys, temp, vhdFile(id))
 }
 
+// bootID returns the id of the present run of the machine. Where the system does not tell, it is one that nothing was logged under.
+func bootID() image.UUID {
+	if text, err := process.Boot(); err == nil {
+		if id, err := image.ParseUUID(text); err == nil {
+			return id
+		}
+	}
+	return NewUUID()
+}
+
 // leafChanged reports whether a VM has written to its leaf.
 func (s *Store) leafChanged(id image.UUID) (bool, error) {
+	if logged, err := s.logged(id); logged || err != nil {
+		return logged, err
+	}
 	f, err := s.fsys.Open(vhdFile(id))
 	if err != nil {
 		return false, err

@@ -52,7 +52,7 @@ func (s *Store) Verify(ctx context.Context, name string, t *Tally, trusted ...im
 		if err := v.disk(ctx, d); err != nil {
 			return nil, fmt.Errorf("%s disk: %w", d.Role, err)
 		}
-		changed, err := s.leafChanged(d.Leaf)
+		changed, err := s.diskChanged(&d)
 		if err != nil {
 			return nil, fmt.Errorf("%s disk: %w", d.Role, err)
 		}
@@ -203,6 +203,7 @@ func (s *Store) Export(ctx context.Context, name string, r image.Role, out io.Wr
 	}
 	defer c.Close()
 	t.begin(StageTransfer, r, c.Size())
+	c.own = max(1, slices.Index(c.ids, d.Base))
 	e := &exporter{chain: c, state: st, out: out, tally: t}
 	if err := inParallel(ctx, image.BlockCount(c.Size()), e.block); err != nil {
 		return 0, err
@@ -252,7 +253,7 @@ type holder int
 
 const (
 	nobody      holder = iota // the block is zero, and need not be read
-	parentHolds               // but the leaf has nothing of it
+	parentHolds               // but the leaf, and what is frozen below it, has nothing of it
 	leafHolds
 )
 
@@ -264,9 +265,9 @@ func (c *chain) holds(block int) (holder, error) {
 			return 0, err
 		}
 		switch {
-		case x.Member == 0:
+		case x.Member >= 0 && x.Member < max(1, c.own):
 			return leafHolds, nil
-		case x.Member > 0:
+		case x.Member >= 0:
 			h = parentHolds
 		}
 	}

@@ -20,11 +20,11 @@ func (v versions) add(l api.Layer) {
 func (j *Job) versionsOf(d *image.Disk) versions {
 	v := versions{}
 	m := j.Manifest.Manifest()
-	if d.Size != 0 {
+	if d.Size != 0 && m.Point == nil {
 		v[d.State] = m.Version
 	}
 	// A version adds at most one layer, so that there are as many only when each added one.
-	if len(d.Layers) == int(m.Version) {
+	if m.Point == nil && len(d.Layers) == int(m.Version) {
 		for i, l := range d.Layers {
 			v[l.To] = image.Version(i + 1)
 		}

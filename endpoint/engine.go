@@ -14,6 +14,7 @@ import (
 	"disksync/cache"
 	"disksync/config"
 	"disksync/deploy"
+	"disksync/image"
 	"disksync/internal/durable"
 	"disksync/internal/limit"
 	"disksync/internal/problem"
@@ -56,6 +57,7 @@ type Engine struct {
 	stop  context.CancelFunc
 	work  sync.WaitGroup
 	watch *watchers
+	fleet fleet
 	limit *limit.Limiter // of the setting
 
 	mu           sync.Mutex
@@ -107,7 +109,8 @@ func open(ctx context.Context, o Options, fsys durable.FS) (*Engine, error) {
 	}
 	e := &Engine{
 		dir: o.Dir, fsys: fsys, log: o.Log, finder: o.Finder, reader: o.Reader, giveUp: o.GiveUp, now: o.Now, watch: newWatchers(),
-		seen: map[string]seenImage{}, shelves: map[int]func(){}, places: map[string]cache.Medium{}, health: map[string]Health{},
+		fleet: fleet{vms: map[image.UUID]*runningVM{}, offers: map[image.UUID]*offered{}, changing: map[image.UUID]bool{}},
+		seen:  map[string]seenImage{}, shelves: map[int]func(){}, places: map[string]cache.Medium{}, health: map[string]Health{},
 	}
 	var err error
 	if e.config, err = config.Open(fsys); err != nil {
@@ -142,6 +145,12 @@ func open(ctx context.Context, o Options, fsys durable.FS) (*Engine, error) {
 		e.hotplug = o.Hotplug(fsys)
 	}
 	e.live, e.stop = context.WithCancel(context.WithoutCancel(ctx))
+	if err := e.resumeVMs(); err != nil {
+		e.stop()
+		e.work.Wait()
+		e.hotplug.Close()
+		return nil, err
+	}
 	return e, nil
 }
 

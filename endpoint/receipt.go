@@ -17,6 +17,8 @@ type Receipt struct {
 	Previous  image.Version `json:"previous,omitempty"` // it had before
 	// Nothing says why there was nothing to do.
 	Nothing string `json:"nothing,omitempty"`
+	// Pending says that the VM runs, and has the version when it has ended.
+	Pending bool `json:"pending,omitempty"`
 	// Path are the layers that were installed: the way that was taken.
 	Path []deploy.StepReport `json:"path"`
 	deploy.Outcome

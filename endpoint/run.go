@@ -187,6 +187,9 @@ func (m *mission) update(ctx context.Context, r Request) error {
 			"deploy the new image under another name with `download "+mf.Image+" --as NAME`")
 	}
 	switch {
+	case vm.Pending != nil && mf.Version == vm.Pending.Version:
+		m.nothing = fmt.Sprintf("version %d of VM %s is here already, and is applied when it does not run", mf.Version, vm.Name)
+		return nil
 	case mf.Version == vm.Current.Version:
 		m.nothing = fmt.Sprintf("VM %s has version %d already", vm.Name, mf.Version)
 		return nil
@@ -198,28 +201,13 @@ func (m *mission) update(ctx context.Context, r Request) error {
 	return m.keepDisks(vm, mf, r.Replace)
 }
 
-// keepDisks decides which disks an update leaves alone: what a user has written to is the user's.
+// keepDisks decides which disks an update leaves alone.
 func (m *mission) keepDisks(vm deploy.VM, mf *image.Manifest, replace bool) error {
-	changed, err := m.e.store.Changed(vm)
+	keep, notes, err := m.e.keepDisks(vm, mf, replace)
 	if err != nil {
 		return err
 	}
-	m.keep = map[image.Role]bool{}
-	for _, d := range mf.Disks {
-		if _, had := vm.Current.Disk(d.Role); !had {
-			continue
-		}
-		switch {
-		case d.Role == image.User, d.Role == image.Application && changed[d.Role]:
-			m.keep[d.Role] = true
-			m.notes = append(m.notes, fmt.Sprintf("the %s disk stays as it is", d.Role))
-		case changed[d.Role] && mf.Mode != image.Dynamic && !replace:
-			return problem.New("DS-STATIC-CHANGED", problem.Busy, nil,
-				fmt.Sprintf("VM %s is a %s VM and its %s disk has changes of its own, which version %d would put aside", vm.Name, mf.Mode, d.Role, mf.Version),
-				"the VM and its disk are as they were",
-				fmt.Sprintf("deploy the new version beside it with `download %s --as NAME`, or run the update with --replace: the present disk is then kept for `rollback`", mf.Image))
-		}
-	}
+	m.keep, m.notes = keep, append(m.notes, notes...)
 	m.job.Skip = maps.Clone(m.keep)
 	return nil
 }
@@ -385,9 +373,13 @@ func (o *Operation) deploy(ctx context.Context, m *mission, rc *Receipt) error {
 	rc.add(out)
 	o.e.learnRates(out.Rates)
 	o.tally.Installing()
-	vm, err := o.e.store.Commit(m.vm, m.job.Manifest, m.keep)
+	vm, pending, err := o.e.commit(m, o.Status().Request.Replace)
 	if err != nil {
 		return err
+	}
+	if pending {
+		rc.Pending = true
+		o.note(fmt.Sprintf("VM %s is running; version %d is applied when it has ended", m.vm, rc.Version))
 	}
 	rc.Kept = vm.Kept
 	return nil

@@ -2,12 +2,12 @@ package endpoint
 
 import (
 	"context"
-	"errors"
 	"io"
 	"time"
 
 	"disksync/deploy"
 	"disksync/image"
+	"disksync/internal/durable"
 	"disksync/internal/problem"
 )
 
@@ -23,6 +23,10 @@ type VMInfo struct {
 	Changed   []image.Role  `json:"changed"`            // disks that the VM has written to
 	Disks     []DiskReceipt `json:"disks"`
 	Kept      []image.UUID  `json:"kept,omitempty"`
+	Run       RunInfo       `json:"run"`
+	Pending   image.Version `json:"pending,omitempty"` // becomes current at the next start
+	// SaveChanges says of a dynamic VM that its system disk does not begin anew.
+	SaveChanges bool `json:"save_changes,omitempty"`
 }
 
 // VMs describes all VMs, by name.
@@ -46,6 +50,10 @@ func (e *Engine) describe(vm deploy.VM) (VMInfo, error) {
 	info := VMInfo{
 		ID: vm.ID, Name: vm.Name, Image: vm.Image, Mode: vm.Current.Mode, Version: vm.Current.Version, Installed: vm.Current.Installed,
 		Changed: []image.Role{}, Disks: e.diskReceipts(vm.Current), Kept: vm.Kept,
+		Run: e.runOf(vm.ID), SaveChanges: vm.SaveChanges,
+	}
+	if vm.Pending != nil {
+		info.Pending = vm.Pending.Version
 	}
 	if vm.Previous != nil {
 		info.Previous = vm.Previous.Version
@@ -74,15 +82,37 @@ func (e *Engine) idle(vm string) error {
 	return nil
 }
 
+// atRest returns an error while an operation works on a VM, or it runs: doing is what cannot be done then. Otherwise it does not start
+// before done is called.
+func (e *Engine) atRest(vm deploy.VM, doing string) (done func(), err error) {
+	if err := e.idle(vm.Name); err != nil {
+		return nil, err
+	}
+	done, err = e.fleet.change(vm)
+	if err == nil && e.runs(vm.ID) != nil {
+		done()
+		return nil, deploy.Running(vm.Name, doing)
+	}
+	if err == nil {
+		if rec, recErr := e.readRun(vm.ID); recErr == nil && rec.Hypervisor != QEMU {
+			done()
+			return nil, defined(vm.Name, rec.Hypervisor)
+		}
+	}
+	return done, err
+}
+
 // RollBack makes a VM's previous version the current one. It needs no network.
 func (e *Engine) RollBack(name string) (VMInfo, error) {
 	vm, err := e.vm(name)
 	if err != nil {
 		return VMInfo{}, err
 	}
-	if err := e.idle(vm.Name); err != nil {
+	done, err := e.atRest(vm, "rolled back")
+	if err != nil {
 		return VMInfo{}, err
 	}
+	defer done()
 	vm, err = e.store.RollBack(vm.Name)
 	if err != nil {
 		return VMInfo{}, err
@@ -93,13 +123,22 @@ func (e *Engine) RollBack(name string) (VMInfo, error) {
 
 // Remove removes a VM with its disks.
 func (e *Engine) Remove(name string) error {
-	if err := e.idle(name); err != nil {
+	if err := e.idle(name); err != nil { // also when there is no VM yet
 		return err
 	}
-	if err := e.store.Delete(name); err != nil {
-		if errors.Is(err, deploy.ErrNoVM) {
-			_, err = e.vm(name)
-		}
+	vm, err := e.vm(name)
+	if err != nil {
+		return err
+	}
+	done, err := e.atRest(vm, "removed")
+	if err != nil {
+		return err
+	}
+	defer done()
+	if err := e.store.Delete(vm.Name); err != nil {
+		return err
+	}
+	if err := durable.Remove(e.fsys, firmwareFile(vm.ID)); err != nil {
 		return err
 	}
 	e.log.Info("removed", "vm", name)
@@ -111,6 +150,9 @@ func (e *Engine) Export(ctx context.Context, name string, r image.Role, out io.W
 	vm, err := e.vm(name)
 	if err != nil {
 		return 0, err
+	}
+	if e.runs(vm.ID) != nil {
+		return 0, deploy.Running(vm.Name, "exported")
 	}
 	return e.store.Export(ctx, vm.Name, r, out, t)
 }

@@ -20,7 +20,7 @@ type Machine struct {
 	Firmware Firmware `json:"firmware,omitempty"`
 	Network  Network  `json:"network,omitempty"`
 	// USB are the classes of devices that the guest may be given, as USB-IF numbers them: 3 is HID, 8 mass storage. Empty: none.
-	USB []uint8 `json:"usb,omitempty"`
+	USB []int `json:"usb,omitempty"`
 }
 
 // Firmware is what starts the guest.
@@ -69,6 +69,8 @@ func (m *Machine) Check() error {
 		return fmt.Errorf("memory of %d MiB, want %d to %d", m.Memory, MinMemory, MaxMemory)
 	case m.CPUs < 0 || m.CPUs > MaxCPUs:
 		return fmt.Errorf("%d CPUs, want 1 to %d", m.CPUs, MaxCPUs)
+	case slices.ContainsFunc(m.USB, func(class int) bool { return class < 0 || class > 255 }):
+		return errors.New("a USB class is a number from 0 to 255")
 	case !slices.IsSorted(m.USB) || len(slices.Compact(slices.Clone(m.USB))) != len(m.USB):
 		return errors.New("the USB classes must be in order, each once")
 	}

@@ -25,6 +25,8 @@ type Options struct {
 	Mode  image.Mode // of a new image
 	Note  string
 	Disks []Disk
+	// Machine is what the VM is made of besides; nil: as in the version before.
+	Machine *image.Machine
 	// AllBlocks publishes also what the file systems call free; without it that is zeros.
 	AllBlocks bool
 	// Spool is a folder with room for the packed difference; empty: the system's folder for temporary files.
@@ -80,7 +82,7 @@ func Run(ctx context.Context, c *syncclient.Client, o Options) (Result, error) {
 		return Result{}, err
 	}
 	res := Result{Image: o.Image, Version: p.newest.Version + 1}
-	seal := api.Seal{Version: res.Version, Mode: o.Mode, Note: o.Note}
+	seal := api.Seal{Version: res.Version, Mode: o.Mode, Note: o.Note, Machine: o.Machine}
 	for _, d := range o.Disks {
 		dr, uuids, err := p.disk(ctx, d)
 		if err != nil {
@@ -91,7 +93,7 @@ func Run(ctx context.Context, c *syncclient.Client, o Options) (Result, error) {
 			seal.Disks = append(seal.Disks, api.SealDisk{Role: d.Role, Layer: dr.Layer, VHDUUIDs: uuids})
 		}
 	}
-	if len(seal.Disks) == 0 {
+	if len(seal.Disks) == 0 && seal.Machine == nil {
 		res.Version, res.Unchanged = p.newest.Version, true
 		return res, nil
 	}

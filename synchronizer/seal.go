@@ -21,7 +21,7 @@ func (s *Server) postVersion(c *call) error {
 		return err
 	}
 	c.subject = fmt.Sprintf("%s version %d", name, in.Version)
-	if in.Version == 0 || len(in.Disks) == 0 || len(in.Note) > api.MaxNote {
+	if in.Version == 0 || len(in.Disks) == 0 && (in.Machine == nil || in.Version == 1) || len(in.Note) > api.MaxNote {
 		return invalid("a version has a number, at least one disk, and a note of at most %d bytes", api.MaxNote)
 	}
 	var info api.VersionInfo
@@ -56,6 +56,12 @@ func (s *Server) nextManifest(ctx context.Context, tx *sql.Tx, name string, in a
 		return nil, conflict("%s is a %s image; the mode is fixed by its first version", name, m.Mode)
 	}
 	m.Version, m.Note, m.Created = in.Version, in.Note, s.now().UTC()
+	if in.Machine != nil {
+		if err := in.Machine.Check(); err != nil {
+			return nil, invalid("the machine: %v", err)
+		}
+		m.Machine = in.Machine
+	}
 	seen := map[image.Role]bool{}
 	for _, d := range in.Disks {
 		if seen[d.Role] {

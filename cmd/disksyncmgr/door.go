@@ -59,6 +59,11 @@ type door interface {
 	Cancel(ctx context.Context, id image.UUID) error
 	Operations(ctx context.Context) ([]endpoint.Status, error)
 	VMs(ctx context.Context) ([]endpoint.VMInfo, error)
+	RunVM(ctx context.Context, vm string, o endpoint.RunOptions) (endpoint.VMInfo, error)
+	StopVM(ctx context.Context, vm string, force bool) error
+	// AwaitVM returns when the VM does not run any more.
+	AwaitVM(ctx context.Context, vm string) error
+	Console(ctx context.Context, vm string, rw io.ReadWriter) error
 	RollBack(ctx context.Context, vm string) (endpoint.VMInfo, error)
 	Remove(ctx context.Context, vm string) error
 	// Export writes a disk's content to out and returns the disk's size; progress is told the bytes written.

@@ -42,14 +42,14 @@ func newVMs(o *options) *cobra.Command {
 						previous = v.Previous.String()
 					}
 					for i, disk := range v.Disks {
-						row := []string{v.Name, v.Image, v.Version.String(), previous, string(disk.Role), progress.Bytes(disk.Size), disk.Leaf}
+						row := []string{v.Name, stateOf(v), v.Image, v.Version.String(), previous, string(disk.Role), progress.Bytes(disk.Size), disk.Leaf}
 						if i > 0 {
-							row[0], row[1], row[2], row[3] = "", "", "", ""
+							row[0], row[1], row[2], row[3], row[4] = "", "", "", "", ""
 						}
 						rows = append(rows, row)
 					}
 				}
-				return cli.Table(cmd.OutOrStdout(), []string{"VM", "IMAGE", "VERSION", "PREVIOUS", "ROLE", "SIZE", "DISK"}, rows)
+				return cli.Table(cmd.OutOrStdout(), []string{"VM", "STATE", "IMAGE", "VERSION", "PREVIOUS", "ROLE", "SIZE", "DISK"}, rows)
 			})
 		},
 	}

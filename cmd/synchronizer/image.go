@@ -29,6 +29,7 @@ func newPublish(o *options) *cobra.Command {
 	var mode, note, format, spool string
 	var level int
 	var asJSON, allBlocks bool
+	var machine machineFlags
 	c := &cobra.Command{
 		Use: "publish IMAGE --system FILE", Short: "Publish a version of an image", Args: cobra.ExactArgs(1),
 		Long: `Publishes the next version of an image: the first time the whole disk, then what differs from the newest
@@ -56,6 +57,9 @@ becomes zeros, and so does what is in swap spaces, pagefile.sys, hiberfil.sys an
 			}
 			if len(opts.Disks) == 0 {
 				return cli.UsageError("name a disk with --system, --application or --user")
+			}
+			if opts.Machine, err = machine.machine(cmd); err != nil {
+				return err
 			}
 			if opts.Spool == "" {
 				opts.Spool = o.spool()
@@ -90,6 +94,7 @@ becomes zeros, and so does what is in swap spaces, pagefile.sys, hiberfil.sys an
 	c.Flags().BoolVar(&allBlocks, "all-blocks", false, "publish also what is in free space")
 	c.Flags().StringVar(&spool, "spool", "", "`folder` with room for the packed difference")
 	o.addLimit(c)
+	machine.add(c)
 	c.Flags().IntVar(&level, "level", 0, "compression level 1 (fast) to 4 (small); default 3")
 	c.Flags().BoolVar(&asJSON, "json", false, "print the result as JSON")
 	return c

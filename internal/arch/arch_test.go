@@ -43,16 +43,19 @@ var rules = map[string]rule{
 	"media/disc":  {"internal/crcitut", ""},
 	"media":       {"api image layer media/disc syncclient vhd internal/durable internal/problem", "golang.org/x/sys"},
 	"publish":     {"api diskmap image layer syncclient vhd vhd/vhdfile internal/problem", "github.com/klauspost/compress golang.org/x/sys"},
-	"deploy":      {"api cache image layer syncclient vhd internal/durable internal/limit internal/problem", "golang.org/x/sync"},
+	"deploy":      {"api cache image layer syncclient vhd internal/durable internal/limit internal/problem internal/process", "golang.org/x/sync"},
 	"synchronizer": {"api image layer internal/durable internal/release",
 		"golang.org/x/crypto golang.org/x/sync golang.org/x/sys golang.org/x/time modernc.org/sqlite"},
-	"endpoint": {"api cache config deploy image layer syncclient internal/durable internal/limit internal/mediachild internal/problem", ""},
+	"endpoint": {"api cache config deploy disk disk/nbd hypervisor hypervisor/libvirt image layer syncclient vhd internal/durable internal/limit " +
+		"internal/mediachild internal/problem internal/process internal/qmp", "golang.org/x/sys"},
+	"hypervisor":         {"image", ""},
+	"hypervisor/libvirt": {"internal/problem", "github.com/digitalocean/go-libvirt"},
 	"dbusapi": {"api config deploy endpoint image syncclient internal/busconn internal/problem internal/release",
 		"github.com/godbus/dbus/v5 golang.org/x/sys"},
 	"xec": {"internal/busconn", "github.com/godbus/dbus/v5"},
 
 	"cmd/xec": {"xec", ""},
-	"cmd/disksyncmgr": {"api cache config dbusapi deploy endpoint image syncclient vhd volume/detect internal/…",
+	"cmd/disksyncmgr": {"api cache config dbusapi deploy endpoint hypervisor image syncclient vhd volume/detect internal/…",
 		"github.com/spf13/cobra"},
 	"cmd/synchronizer": {"api image media publish syncclient synchronizer internal/…",
 		"github.com/spf13/cobra github.com/klauspost/compress"},
@@ -88,9 +91,12 @@ var rules = map[string]rule{
 	"internal/metered":              {"internal/busconn", "github.com/godbus/dbus/v5"},
 	"internal/netchaos":             {"", ""},
 	"internal/problem":              {"", ""},
+	"internal/process":              {"", "golang.org/x/sys"},
+	"internal/qmp":                  {"", ""},
 	"internal/progress":             {"", "github.com/schollz/progressbar/v3 golang.org/x/term"},
 	"internal/release":              {"", ""},
 	"internal/testkit":              {"internal/testkit/privbus", ""},
+	"internal/testkit/guest":        {"internal/testkit", "golang.org/x/sys"},
 	"internal/testkit/lab":          {"api image media publish syncclient synchronizer", ""},
 	"internal/testkit/privbus":      {"", "github.com/godbus/dbus/v5"},
 	"internal/testkit/slowdisk":     {"", "github.com/hanwen/go-fuse"},
@@ -101,7 +107,7 @@ var rules = map[string]rule{
 }
 
 // pure packages take readers and bytes and return values: no files, no network, no clock, no logging.
-var pure = []string{"image", "vhd", "layer", "api", "diskmap", "media/disc", "internal/lzma", "internal/crcitut",
+var pure = []string{"image", "vhd", "hypervisor", "layer", "api", "diskmap", "media/disc", "internal/lzma", "internal/crcitut",
 	"volume", "volume/exfat", "volume/ext", "volume/fat", "volume/iso9660", "volume/ntfs", "volume/ntfs/format", "volume/udf", "volume/detect", "volume/table"}
 
 var notPure = []string{"os", "net", "net/http", "log", "log/slog", "os/exec", "syscall"}
@@ -206,7 +212,7 @@ var naming = []string{
 }
 
 // mayName are packages whose files are not persistent: what they make is gone with the test, the demonstration or the benchmark.
-var mayName = []string{"internal/durable", "internal/testkit", "internal/testkit/lab", "internal/testkit/privbus", "internal/testkit/script", "internal/bench", "internal/demo",
+var mayName = []string{"internal/durable", "internal/testkit", "internal/testkit/guest", "internal/testkit/lab", "internal/testkit/privbus", "internal/testkit/script", "internal/bench", "internal/demo",
 	"internal/demodisk", "volume/volumetest"}
 
 func TestOnlyDurableNamesFiles(t *testing.T) {

@@ -38,6 +38,23 @@ func (n *inode) truncate() {
 	n.size, n.pages = 0, nil
 }
 
+// cut makes the file size bytes long. What was cut off reads as zeros when the file grows again.
+func (n *inode) cut(size int64) {
+	for i, old := range n.pages {
+		switch at := i * pageSize; {
+		case at >= size:
+			delete(n.pages, i)
+			n.touch(i)
+		case at+pageSize > size:
+			fresh := *old
+			clear(fresh[size-at:])
+			n.pages[i] = &fresh
+			n.touch(i)
+		}
+	}
+	n.size = size
+}
+
 func (n *inode) touch(i int64) {
 	if n.changed == nil {
 		n.changed = map[int64]bool{}
@@ -147,6 +164,15 @@ func (f *file) WriteAt(p []byte, off int64) (int, error) {
 		return n, err
 	}
 	return len(p), nil
+}
+
+// Truncate cuts or lengthens the file, as os.File has it.
+func (f *file) Truncate(size int64) error {
+	return f.fs.do(OpWrite, f.name, func() error {
+		f.fs.noteWrite(f.n)
+		f.n.cut(size)
+		return nil
+	})
 }
 
 func (f *file) Sync() error {

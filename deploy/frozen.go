@@ -1,0 +1,213 @@
+package deploy
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"slices"
+	"time"
+
+	"disksync/image"
+	"disksync/internal/durable"
+	"disksync/layer"
+	"disksync/vhd"
+)
+
+// pointSuffix is that of the digest list of what the newest backup holds of a disk. It proves itself by its hash and may be lost.
+const pointSuffix = ".point"
+
+func pointFile(id image.StateID) string {
+	return disksDir + "/" + image.VHDUUID(id).String() + pointSuffix
+}
+
+// Frozen is what was frozen of one disk of a VM, open for reading. It is safe for concurrent use.
+type Frozen struct {
+	Role image.Role
+	Top  image.UUID // the VHD with the content
+	Base image.StateID
+	Held image.StateID // what the newest backup holds; Base when there is none
+
+	s     *Store
+	chain *chain
+	held  int // index in the chain of the VHD with Held
+	base  int // and of that with Base
+}
+
+// OpenFrozen opens what is frozen of a disk: all that the VM has written up to the last Freeze.
+func (s *Store) OpenFrozen(d InstalledDisk) (*Frozen, error) {
+	f := &Frozen{Role: d.Role, Top: d.Base, Base: d.State, Held: d.State, s: s}
+	if n := len(d.Frozen); n > 0 {
+		f.Top = d.Frozen[n-1]
+	}
+	c, err := s.openChain(f.Top)
+	if err != nil {
+		return nil, err
+	}
+	f.chain = c
+	f.base = slices.Index(c.ids, d.Base)
+	f.held = f.base
+	if d.Held != nil {
+		f.Held, f.held = d.Held.State, slices.Index(c.ids, d.Held.At)
+	}
+	if f.base < 0 || f.held < 0 {
+		c.Close()
+		return nil, fmt.Errorf("disk %s does not stand on what its record names", f.Top)
+	}
+	return f, nil
+}
+
+// Close closes the files.
+func (f *Frozen) Close() { f.chain.Close() }
+
+// Size returns the size of the disk in bytes.
+func (f *Frozen) Size() int64 { return f.chain.Size() }
+
+// ReadAt implements io.ReaderAt.
+func (f *Frozen) ReadAt(p []byte, off int64) (int, error) { return f.chain.ReadAt(p, off) }
+
+// NextData returns the offset of the first byte at or behind off that may be other than zero; the disk's size when there is none.
+func (f *Frozen) NextData(off int64) (int64, error) { return f.chain.NextData(off) }
+
+// Same reports whether nothing was written since the newest backup.
+func (f *Frozen) Same() bool { return f.held == 0 }
+
+// Start is a state that a layer to a frozen disk may start from.
+type Start struct {
+	State image.State
+	Disk  io.ReaderAt // its content; nil for nothing
+	// Changed says of a block whether the disk may have something else in it; nil: every block may.
+	Changed func(block int) bool
+}
+
+// Since returns the start at a state: what the newest backup holds, Base, or the zero id for nothing. The digests of what the backup
+// holds are read from a list beside the disk, and made anew from the disk where that is missing or wrong.
+func (f *Frozen) Since(ctx context.Context, id image.StateID) (Start, error) {
+	at := f.base
+	switch {
+	case id.IsZero():
+		return Start{}, nil
+	case id == f.Held:
+		at = f.held
+	case id != f.Base:
+		return Start{}, fmt.Errorf("the %s disk has no state %s", f.Role, id.Short())
+	}
+	below, err := vhd.NewChain(f.chain.Members()[at:]...)
+	if err != nil {
+		return Start{}, err
+	}
+	st, err := f.digests(ctx, id, below)
+	if err != nil {
+		return Start{}, err
+	}
+	written, err := f.written(at)
+	return Start{State: st, Disk: below, Changed: func(block int) bool { return written[block] }}, err
+}
+
+// written returns the blocks that the members above the one at an index have something of.
+func (f *Frozen) written(at int) (map[int]bool, error) {
+	out := map[int]bool{}
+	for x, err := range f.chain.Changed(at, 0, f.Size()) {
+		if err != nil {
+			return nil, err
+		}
+		for b := x.Offset / image.BlockSize; b*image.BlockSize < x.Offset+x.Length; b++ {
+			out[int(b)] = true
+		}
+	}
+	return out, nil
+}
+
+// digests returns the digest list of a state whose content is here.
+func (f *Frozen) digests(ctx context.Context, id image.StateID, disk *vhd.Chain) (image.State, error) {
+	if id == f.Base {
+		return f.s.State(id)
+	}
+	b, err := durable.ReadFile(f.s.fsys, pointFile(id), image.EncodedStateSize(image.MaxDiskSize))
+	if err == nil {
+		if st, err := image.ParseState(b, id); err == nil && st.Size == disk.Size() {
+			return st, nil
+		}
+	}
+	st := image.State{Size: disk.Size(), Blocks: make([]image.Digest, image.BlockCount(disk.Size()))}
+	err = inParallel(ctx, len(st.Blocks), func(i int, b []byte) error {
+		if err := readBlock(disk, b, i); err != nil {
+			return err
+		}
+		st.Blocks[i] = image.SumBlock(b)
+		return nil
+	})
+	if err == nil && st.ID() != id {
+		err = fmt.Errorf("%w: what the newest backup holds of the %s disk is not what is here", layer.ErrMismatch, f.Role)
+	}
+	return st, err
+}
+
+// Noted is a disk of a point that was made.
+type Noted struct {
+	Top   image.UUID // of the Frozen that it was made from
+	State image.State
+}
+
+// NotePoint notes in the record of a VM that a point of a line of backups is complete, made of disks that were frozen at an instant.
+func (s *Store) NotePoint(id image.UUID, b Backup, made []Noted) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	vm, err := s.vmOf(id)
+	if err != nil {
+		return err
+	}
+	for _, m := range made {
+		if err := s.writePoint(m.State); err != nil {
+			return err
+		}
+	}
+	next := vm.clone()
+	next.Counter++
+	next.Backup = &b
+	next.eachDisk(func(d *InstalledDisk) {
+		for _, m := range made {
+			if slices.Contains(d.Frozen, m.Top) {
+				d.Held = &Held{State: m.State.ID(), At: m.Top}
+			}
+		}
+	})
+	if err := s.writeVM(next); err != nil {
+		return err
+	}
+	return s.removeLists()
+}
+
+// BeginLine notes the line of a VM's backups, before there is a point.
+func (s *Store) BeginLine(id, line image.UUID) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	vm, err := s.vmOf(id)
+	if err != nil || vm.Backup != nil && vm.Backup.Line == line {
+		return err
+	}
+	next := vm.clone()
+	next.Counter++
+	next.Backup = &Backup{Line: line}
+	return s.writeVM(next)
+}
+
+func (s *Store) writePoint(st image.State) error {
+	b, err := st.MarshalBinary()
+	if err != nil {
+		return err
+	}
+	had, err := durable.ReadFile(s.fsys, pointFile(st.ID()), int64(len(b)))
+	if err == nil && bytes.Equal(had, b) {
+		return nil
+	}
+	return durable.WriteFile(s.fsys, pointFile(st.ID()), b, 0o600)
+}
+
+// Due returns when a VM was backed up last, as far as this machine knows; the zero time when it was not.
+func (vm *VM) Due() time.Time {
+	if vm.Backup == nil {
+		return time.Time{}
+	}
+	return vm.Backup.Made
+}
