@@ -50,6 +50,7 @@ const (
 
 	// The original did not have these.
 	DownloadLimit      = "download-limit"
+	UploadLimit        = "upload-limit"
 	MeteredConnections = "metered-connections"
 )
 
@@ -57,6 +58,7 @@ const (
 func All() []Setting {
 	return append(historic(), []Setting{
 		{Name: DownloadLimit, Type: Text, Default: "unlimited", Exposed: true, Help: "how much of the line downloads may take, and when", parse: parseLimit},
+		{Name: UploadLimit, Type: Text, Default: "unlimited", Exposed: true, Help: "how much of the line backups may take, and when", parse: parseLimit},
 		{Name: MeteredConnections, Type: Text, Default: "pause", Exposed: true, Help: "what nobody asked for by name may take of a metered connection",
 			parse: parseMetered},
 	}...)
@@ -164,6 +166,9 @@ func (s Settings) Int(name string) int64 {
 
 // Limit returns the value of DownloadLimit.
 func (s Settings) Limit() limit.Schedule { return s.schedule(DownloadLimit) }
+
+// Upload returns the value of UploadLimit.
+func (s Settings) Upload() limit.Schedule { return s.schedule(UploadLimit) }
 
 // Metered returns the value of MeteredConnections as what is let through.
 func (s Settings) Metered() limit.Schedule { return s.schedule(MeteredConnections) }

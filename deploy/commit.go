@@ -50,6 +50,9 @@ func (s *Store) commit(name string, m image.Verified, keep map[image.Role]bool) 
 		Backup: old.Backup, SaveChanges: old.SaveChanges && mf.Mode == image.Dynamic,
 		Current: Deployment{Point: of.point, Version: of.version, Mode: mf.Mode, Manifest: manifest, Installed: s.now().UTC()},
 	}
+	if of.point != 0 && len(keep) > 0 {
+		next.Current.Version = old.Current.Version // that of the disks that stay
+	}
 	if isNew {
 		next.ID = NewUUID()
 	} else {

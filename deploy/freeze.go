@@ -22,13 +22,14 @@ func BackedUp(m image.Mode, r image.Role) bool { return m == image.Static || r =
 
 // Freeze puts what a VM has written to its disks, as far as backups hold them, beyond its reach: each leaf that has something gets
 // an empty one on top, which the VM writes to from then on. All disks show one instant. Replacing the record is the commit point; a
-// crash before leaves empty leaves, which go at the next start, and the disks as they were. live is nil for a VM that does not run.
-func (s *Store) Freeze(name string, live Swapper) (VM, error) {
+// crash before leaves empty leaves, which go at the next start, and the disks as they were. live is nil for a VM that does not run; c is
+// what the disks are at that instant.
+func (s *Store) Freeze(name string, live Swapper, c image.Consistency) (VM, error) {
 	var vm VM
 	next := func(now []image.UUID) (instead map[image.UUID]image.UUID, err error) {
 		s.mu.Lock()
 		defer s.mu.Unlock()
-		vm, instead, err = s.freeze(name, now)
+		vm, instead, err = s.freeze(name, now, c)
 		return instead, err
 	}
 	var err error
@@ -41,7 +42,7 @@ func (s *Store) Freeze(name string, live Swapper) (VM, error) {
 }
 
 // freeze is called with mu held, and nobody writing to the leaves, which are now where somebody has them open.
-func (s *Store) freeze(name string, now []image.UUID) (VM, map[image.UUID]image.UUID, error) {
+func (s *Store) freeze(name string, now []image.UUID, c image.Consistency) (VM, map[image.UUID]image.UUID, error) {
 	vm, err := s.VM(name)
 	if err == nil {
 		vm, err = s.settleMerges(vm)
@@ -84,10 +85,8 @@ func (s *Store) freeze(name string, now []image.UUID) (VM, map[image.UUID]image.
 			}
 		})
 	}
-	if len(instead) == 0 || vm.sameDisks(&next) {
-		return vm, instead, nil
-	}
 	next.Counter++
+	next.Instant = &Instant{At: s.now().UTC(), Consistency: c}
 	if err := s.writeVM(next); err != nil {
 		return vm, nil, err
 	}
@@ -124,13 +123,6 @@ func (vm *VM) clone() VM {
 		}
 	})
 	return c
-}
-
-func (vm *VM) sameDisks(other *VM) bool {
-	var a, b []image.UUID
-	vm.eachDisk(func(d *InstalledDisk) { a = append(append(a, d.Leaf), d.Frozen...) })
-	other.eachDisk(func(d *InstalledDisk) { b = append(append(b, d.Leaf), d.Frozen...) })
-	return slices.Equal(a, b)
 }
 
 // vmOf returns the VM with that id, whatever its name is now.
@@ -203,4 +195,11 @@ func (d *InstalledDisk) settle(chain []image.UUID) (merged []image.UUID) {
 	}
 	d.Frozen = left
 	return merged
+}
+
+// Idle returns a problem when a VM runs, so that it cannot be what doing says, such as "updated".
+func (s *Store) Idle(vm VM, doing string) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.idle(vm, doing)
 }

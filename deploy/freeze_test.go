@@ -87,7 +87,7 @@ func (r *served) write(off int64, p []byte) error {
 
 // backUp does with the store what a backup does; the server's part is to say yes.
 func backUp(ctx context.Context, s *deploy.Store, live deploy.Swapper) error {
-	vm, err := s.Freeze("vm", live)
+	vm, err := s.Freeze("vm", live, image.Stopped)
 	if err != nil {
 		return err
 	}

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"slices"
-	"time"
 
 	"disksync/image"
 	"disksync/internal/durable"
@@ -78,6 +77,21 @@ type Start struct {
 	Disk  io.ReaderAt // its content; nil for nothing
 	// Changed says of a block whether the disk may have something else in it; nil: every block may.
 	Changed func(block int) bool
+}
+
+// Count returns how many blocks of a disk of size bytes may have changed.
+func (s *Start) Count(size int64) int {
+	n := image.BlockCount(size)
+	if s.Changed == nil {
+		return n
+	}
+	changed := 0
+	for b := range n {
+		if s.Changed(b) {
+			changed++
+		}
+	}
+	return changed
 }
 
 // Since returns the start at a state: what the newest backup holds, Base, or the zero id for nothing. The digests of what the backup
@@ -164,7 +178,7 @@ func (s *Store) NotePoint(id image.UUID, b Backup, made []Noted) error {
 	}
 	next := vm.clone()
 	next.Counter++
-	next.Backup = &b
+	next.Backup, next.Instant = &b, nil
 	next.eachDisk(func(d *InstalledDisk) {
 		for _, m := range made {
 			if slices.Contains(d.Frozen, m.Top) {
@@ -202,12 +216,4 @@ func (s *Store) writePoint(st image.State) error {
 		return nil
 	}
 	return durable.WriteFile(s.fsys, pointFile(st.ID()), b, 0o600)
-}
-
-// Due returns when a VM was backed up last, as far as this machine knows; the zero time when it was not.
-func (vm *VM) Due() time.Time {
-	if vm.Backup == nil {
-		return time.Time{}
-	}
-	return vm.Backup.Made
 }

@@ -42,6 +42,14 @@ type VM struct {
 	Pending *Pending `json:"pending,omitempty"`
 	// SaveChanges keeps the system disk of a dynamic VM from beginning anew when the VM starts.
 	SaveChanges bool `json:"save_changes,omitempty"`
+	// Instant is when its disks were frozen for a backup that is not complete; nil: there is none.
+	Instant *Instant `json:"instant,omitempty"`
+}
+
+// Instant is a moment that a backup shows.
+type Instant struct {
+	At          time.Time         `json:"at"`
+	Consistency image.Consistency `json:"consistency"`
 }
 
 // Backup is the line of backups of a VM, and the newest point that this machine made of it.

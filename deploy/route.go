@@ -127,8 +127,7 @@ func (r *router) ask() error {
 			seen[id] = true
 		}
 	}
-	m := r.j.Manifest.Manifest()
-	layers, err := r.j.Net.layers(r.ctx, m.Image, m.Version, have, near)
+	layers, err := r.j.Net.layers(r.ctx, r.j.Manifest.Manifest(), have, near)
 	if err != nil {
 		if r.ctx.Err() != nil {
 			return context.Cause(r.ctx)
@@ -153,12 +152,16 @@ func sane(l image.LayerRef) bool {
 		l.IndexOffset <= l.Length && l.IndexLength <= l.Length-l.IndexOffset
 }
 
-// layers asks for the layers of a version besides its manifest's.
-func (n *Net) layers(ctx context.Context, name string, v image.Version, have, near []image.StateID) ([]api.Layer, error) {
+// layers asks for the layers of a version, or of a point of backups, besides its manifest's.
+func (n *Net) layers(ctx context.Context, m *image.Manifest, have, near []image.StateID) ([]api.Layer, error) {
 	var out []api.Layer
 	err := n.persist(ctx, func() (bool, error) {
 		var err error
-		out, err = n.Client.Layers(ctx, name, v, have, near)
+		if m.Point != nil {
+			out, err = n.Client.PointLayers(ctx, m.ImageID, m.Version, have, near)
+		} else {
+			out, err = n.Client.Layers(ctx, m.Image, m.Version, have, near)
+		}
 		return err == nil, err
 	})
 	return out, err

@@ -16,6 +16,9 @@ const (
 	StageChecksum Stage = "checksum"     // reading back what was written, or a medium before it is used
 	StageTransfer Stage = "transfer"     // getting blocks and writing them
 	StageInstall  Stage = "installation" // making the version the current one
+	// The original did not have these.
+	StagePack   Stage = "pack"   // reading what was written and packing it for a backup
+	StageUpload Stage = "upload" // sending it
 )
 
 // Progress is how far a job is.
@@ -79,6 +82,16 @@ func (t *Tally) begin(s Stage, r image.Role, total int64) {
 	defer t.mu.Unlock()
 	t.endStage()
 	t.p.Stage, t.p.Role, t.p.Done, t.p.Total = s, r, 0, total
+}
+
+// Begin notes that a stage begins, which has total bytes to do.
+func (t *Tally) Begin(s Stage, r image.Role, total int64) { t.begin(s, r, total) }
+
+// Done notes how many bytes of the stage are done.
+func (t *Tally) Done(n int64) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.p.Done = n
 }
 
 // plan notes how much the whole job is to get, in the unit of the transfer stage.

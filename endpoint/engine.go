@@ -58,7 +58,8 @@ type Engine struct {
 	work  sync.WaitGroup
 	watch *watchers
 	fleet fleet
-	limit *limit.Limiter // of the setting
+	limit *limit.Limiter // of the setting for downloads
+	up    *limit.Limiter // of that for backups
 
 	mu           sync.Mutex
 	registration *Registration
@@ -118,6 +119,7 @@ func open(ctx context.Context, o Options, fsys durable.FS) (*Engine, error) {
 			fmt.Sprintf("mend %s, or remove it to have the defaults", filepath.Join(o.Dir, config.File)))
 	}
 	e.limit = limit.New(limitedBySetting, e.Settings().Limit())
+	e.up = limit.New(limitedUploads, e.Settings().Upload())
 	if e.store, err = deploy.OpenStore(fsys, o.Now); err != nil {
 		return nil, err
 	}
@@ -177,6 +179,8 @@ func (e *Engine) Set(name string, v any) error {
 	switch name {
 	case config.DownloadLimit:
 		e.limit.Set(e.Settings().Limit())
+	case config.UploadLimit:
+		e.up.Set(e.Settings().Upload())
 	case config.MeteredConnections:
 		e.applyMetered()
 	case config.EnableUSBCache, config.EnableDVDCache:

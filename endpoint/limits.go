@@ -11,6 +11,7 @@ import (
 // What people are told of a limit that lets nothing through.
 const (
 	limitedBySetting = "the setting " + config.DownloadLimit + " is off"
+	limitedUploads   = "the setting " + config.UploadLimit + " is off"
 	limitedByRequest = "the --limit of the command is off"
 	limitedByMetered = "the connection is metered, and the setting " + config.MeteredConnections + " says so"
 )
@@ -23,7 +24,12 @@ func (e *Engine) newOperationOf(s Status) *Operation {
 }
 
 // limits are what an operation is held to, all at the same time.
-func (o *Operation) limits() limit.Chain { return limit.Chain{o.e.limit, o.own, o.metered} }
+func (o *Operation) limits() limit.Chain {
+	if o.Status().Request.Kind == Backup {
+		return limit.Chain{o.e.up, o.own, o.metered}
+	}
+	return limit.Chain{o.e.limit, o.own, o.metered}
+}
 
 // checkLimit reads the limit of a request.
 func checkLimit(text string) (limit.Schedule, error) {

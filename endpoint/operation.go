@@ -22,6 +22,8 @@ const (
 	Update   Kind = "update"   // another version of a VM
 	Repair   Kind = "repair"   // damaged disks of a VM
 	Verify   Kind = "verify"   // whether a VM's disks are as they were published
+	Backup   Kind = "backup"   // a point of the line of backups of a VM
+	Restore  Kind = "restore"  // a VM from a point
 	Layers   Kind = "layers"   // single layers, asked for through the original's interface
 )
 
@@ -35,7 +37,15 @@ type Request struct {
 	Media   []string      `json:"media,omitempty"` // folders, devices and image files to look at besides mounted media
 	// Replace lets an update of a static VM put the user's changed disk aside.
 	Replace bool `json:"replace,omitempty"`
-	// Limit is how much of the line this may take, as the setting download-limit, which holds as well.
+	// From names the backups that a restore takes: by the VM's name or by the id of the line; "" means the only line.
+	From string `json:"from,omitempty"`
+	// Point is the number of the point that a restore takes; 0: the newest.
+	Point image.Version `json:"point,omitempty"`
+	// InPlace lets a restore replace the present disks of the VM, which are kept for a roll back; without it there is a new VM.
+	InPlace bool `json:"in_place,omitempty"`
+	// Scheduled says that the backup is due by the image's policy. It is for the engine alone.
+	Scheduled bool `json:"scheduled,omitempty"`
+	// Limit is how much of the line this may take, as the setting download-limit, or for a backup upload-limit, which holds as well.
 	Limit string `json:"limit,omitempty"`
 }
 

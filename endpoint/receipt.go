@@ -2,7 +2,9 @@ package endpoint
 
 import (
 	"path/filepath"
+	"time"
 
+	"disksync/backup"
 	"disksync/deploy"
 	"disksync/image"
 )
@@ -21,6 +23,8 @@ type Receipt struct {
 	Pending bool `json:"pending,omitempty"`
 	// Path are the layers that were installed: the way that was taken.
 	Path []deploy.StepReport `json:"path"`
+	// Point is the point that a backup made, or a restore took.
+	Point *PointReceipt `json:"point,omitempty"`
 	deploy.Outcome
 	Wire    int64                `json:"wire"` // bytes over the line in both directions, with all that TLS and HTTP add
 	Seconds float64              `json:"seconds"`
@@ -28,6 +32,15 @@ type Receipt struct {
 	Verify  *deploy.VerifyResult `json:"verify,omitempty"` // of a check
 	Notes   []string             `json:"notes,omitempty"`
 	Kept    []image.UUID         `json:"kept,omitempty"` // VHDs with changes of the user, whose version is gone
+}
+
+// PointReceipt is about a point of a line of backups.
+type PointReceipt struct {
+	Line        image.UUID          `json:"line"`
+	Point       image.Version       `json:"point"`
+	Made        time.Time           `json:"made"` // when the disks were as the point has them; of a restored point, when it was sealed
+	Consistency image.Consistency   `json:"consistency"`
+	Disks       []backup.DiskResult `json:"disks,omitempty"` // of a backup
 }
 
 // DiskReceipt says where a disk is now.

@@ -93,12 +93,24 @@ func (e *Engine) clarify(ctx context.Context, r Request, t *deploy.Tally, limits
 		err = m.update(ctx, r)
 	case Repair:
 		err = m.repair(r)
+	case Restore:
+		err = m.restore(ctx, r)
+	case Backup:
 	case Layers: // the caller has the manifest's part to play, and says which layers it is to be
 		m.job.Line = true
 	default:
 		err = fmt.Errorf("endpoint: internal error: request of kind %q", r.Kind)
 	}
 	return m, err
+}
+
+// version returns the version of the image that the VM is to have.
+func (m *mission) version() image.Version {
+	mf := m.job.Manifest.Manifest()
+	if mf.Point != nil {
+		return mf.Point.Version
+	}
+	return mf.Version
 }
 
 // ask calls do until the Synchronizer answers, as long as the line is merely interrupted and the engine's patience lasts.
@@ -289,22 +301,27 @@ func (o *Operation) perform(ctx context.Context) error {
 		return o.runLayers(ctx)
 	case Verify:
 		return o.verify(ctx, r, start)
+	case Backup:
+		return o.backUp(ctx, r, start)
 	}
 	m, err := o.e.prepare(ctx, r, o.tally, o.limits())
 	if err != nil {
 		return err
 	}
 	defer m.close()
-	mf := m.job.Manifest.Manifest()
+	mf, version := m.job.Manifest.Manifest(), m.version()
 	o.change(true, func(s *Status) {
 		m.notes = o.withMeteredNote(m.notes)
-		s.VM, s.Image, s.Version, s.Notes = m.vm, mf.Image, mf.Version, m.notes
+		s.VM, s.Image, s.Version, s.Notes = m.vm, mf.Image, version, m.notes
 	})
 	if m.nothing == "" {
 		m.follow(ctx, o.note)
 	}
-	rc := &Receipt{Operation: o.id, Kind: r.Kind, VM: m.vm, Image: mf.Image, Version: mf.Version, Path: []deploy.StepReport{}, Notes: m.notes}
-	if m.old != nil && m.nothing == "" && r.Kind == Update {
+	rc := &Receipt{Operation: o.id, Kind: r.Kind, VM: m.vm, Image: mf.Image, Version: version, Path: []deploy.StepReport{}, Notes: m.notes}
+	if mf.Point != nil {
+		rc.Point = &PointReceipt{Line: mf.ImageID, Point: mf.Version, Made: mf.Created, Consistency: mf.Point.Consistency}
+	}
+	if m.old != nil && m.nothing == "" && (r.Kind == Update || r.Kind == Restore) {
 		rc.Previous = m.old.Current.Version
 	}
 	switch {

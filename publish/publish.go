@@ -13,6 +13,7 @@ import (
 
 	"disksync/api"
 	"disksync/image"
+	"disksync/internal/durable"
 	"disksync/internal/problem"
 	"disksync/layer"
 	"disksync/syncclient"
@@ -276,24 +277,17 @@ func (p *run) upload(ctx context.Context, r image.Role, out layer.Result, spool 
 	return err
 }
 
-// spoolSuffix is what the Synchronizer removes from its own folder at its start, should a crash come before the name is gone.
-const spoolSuffix = ".tmp"
-
-// spoolFile makes a file that has no name, so that nothing is left of it whatever happens.
+// spoolFile makes a file without a name. The Synchronizer removes what a crash leaves of one in its own folder at its start.
 func (p *run) spoolFile() (*os.File, error) {
-	f, err := os.CreateTemp(p.Spool, "disksync-layer-*"+spoolSuffix) //nolint:forbidigo // not a persistent file, it loses its name below
+	f, err := durable.Unnamed(p.Spool)
 	if err != nil {
 		return nil, spoolError(err, p.Spool)
-	}
-	if err := os.Remove(f.Name()); err != nil { //nolint:forbidigo // not a persistent file
-		f.Close()
-		return nil, err
 	}
 	return f, nil
 }
 
 func spoolError(err error, where string) error {
-	if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
+	if durable.IsFull(err) {
 		return problem.New("DS-PUBLISH-SPACE", problem.NoSpace, err, "no room for unpacked blocks and the packed difference in "+where,
 			"nothing was published", "name a folder with more room with --spool")
 	}

@@ -8,6 +8,7 @@ import (
 	"path"
 	"slices"
 	"strings"
+	"syscall"
 
 	"golang.org/x/sys/unix"
 )
@@ -122,3 +123,19 @@ func (f *osFile) Size() (int64, error) {
 func (f *osFile) DropCache() {
 	_ = unix.Fadvise(int(f.Fd()), 0, 0, unix.FADV_DONTNEED)
 }
+
+// Unnamed makes a file in a folder that has no name, so that nothing is left of it whatever happens; empty: in the system's folder for
+// temporary files.
+func Unnamed(dir string) (*os.File, error) {
+	f, err := os.CreateTemp(dir, "disksync-*"+TempSuffix)
+	if err != nil {
+		return nil, err
+	}
+	if err := os.Remove(f.Name()); err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return f, nil
+}
+
+// IsFull reports whether an error is that of a file system without room, for everybody or for this user.
+func IsFull(err error) bool { return errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) }

@@ -1,0 +1,276 @@
+package backup
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"time"
+
+	"disksync/api"
+	"disksync/deploy"
+	"disksync/image"
+	"disksync/internal/durable"
+	"disksync/internal/problem"
+	"disksync/layer"
+	"disksync/syncclient"
+)
+
+// Job makes one point.
+type Job struct {
+	Client *syncclient.Client
+	Store  *deploy.Store
+	VM     deploy.VM // as it was frozen
+	Note   string    // about the point, for people
+	Spool  string    // a folder with room for the packed changes
+	Tally  *deploy.Tally
+	// Ask calls do until the Synchronizer answers, as long as the line is merely interrupted.
+	Ask func(ctx context.Context, do func() error) error
+}
+
+// Result says what a Job made.
+type Result struct {
+	Line  image.UUID    `json:"line"`
+	Point image.Version `json:"point"`
+	// Nothing says that the newest point holds all of it already.
+	Nothing     bool              `json:"nothing"`
+	Made        time.Time         `json:"made"` // when the disks were frozen
+	Consistency image.Consistency `json:"consistency"`
+	Disks       []DiskResult      `json:"disks"`
+}
+
+// DiskResult says what became of one disk.
+type DiskResult struct {
+	Role   image.Role    `json:"role"`
+	State  image.StateID `json:"state"`
+	From   image.StateID `json:"from,omitzero"`  // what the layer starts from; zero: nothing
+	Layer  image.LayerID `json:"layer,omitzero"` // zero: State was there
+	Read   int           `json:"read"`           // blocks that were written since, and so were read
+	Blocks int           `json:"blocks"`         // in the layer
+	Bytes  int64         `json:"bytes"`          // of the layer's file
+}
+
+// Run makes the point. When it returns an error, there is none, or nobody knows; the next Run of the same VM finds out.
+func (j *Job) Run(ctx context.Context) (*Result, error) {
+	var err error
+	for lower := range startLevels {
+		r := &run{Job: j, lower: lower}
+		var res *Result
+		if res, err = r.run(ctx); syncclient.Code(err) != api.CodeConflict {
+			return res, explain(err, j.VM.Name)
+		}
+		// The Synchronizer has lost what the layers start from, or another point was made meanwhile.
+	}
+	return nil, explain(err, j.VM.Name)
+}
+
+func explain(err error, vm string) error {
+	if err == nil {
+		return nil
+	}
+	return syncclient.Explain(err, "the backup of VM "+vm+" is not complete", "the VM is as it was, and so are the backups before")
+}
+
+// run is a Job that runs.
+type run struct {
+	*Job
+	lower  int // how many of the starts that a layer may have are left out
+	line   api.BackupLine
+	newest *api.BackupPoint // of the line; nil: it has none
+	res    *Result
+	disks  []api.PointDisk
+	noted  []deploy.Noted
+	opened []interface{ Close() }
+}
+
+// startLevels is how many states there are that a layer may start from: what the newest backup holds, what was installed, nothing.
+const startLevels = 3
+
+func (r *run) run(ctx context.Context) (*Result, error) {
+	r.res = &Result{Disks: []DiskResult{}, Consistency: image.Stopped}
+	if i := r.VM.Instant; i != nil {
+		r.res.Made, r.res.Consistency = i.At, i.Consistency
+	}
+	defer r.close()
+	if err := r.open(ctx); err != nil {
+		return nil, err
+	}
+	for _, d := range r.VM.Current.Disks {
+		if err := r.disk(ctx, d); err != nil {
+			return nil, fmt.Errorf("%s disk: %w", d.Role, err)
+		}
+	}
+	return r.res, r.seal(ctx)
+}
+
+func (r *run) close() {
+	for _, c := range r.opened {
+		c.Close()
+	}
+}
+
+// open finds the VM's line, or begins it.
+func (r *run) open(ctx context.Context) error {
+	in := api.NewBackup{VM: r.VM.ID, Name: r.VM.Name, Image: r.VM.Image, ImageID: r.VM.ImageID, Mode: r.VM.Current.Mode}
+	err := r.Ask(ctx, func() error {
+		var err error
+		r.line, err = r.Client.OpenBackup(ctx, in)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	if n := len(r.line.Points); n > 0 {
+		r.newest = &r.line.Points[n-1]
+	}
+	r.res.Line = r.line.ID
+	return r.Store.BeginLine(r.VM.ID, r.line.ID)
+}
+
+// holds reports whether the newest point has a state of a disk.
+func (r *run) holds(role image.Role, id image.StateID) bool {
+	return r.newest != nil && has(*r.newest, role, id)
+}
+
+func has(p api.BackupPoint, role image.Role, id image.StateID) bool {
+	return slices.ContainsFunc(p.Disks, func(d api.DiskInfo) bool { return d.Role == role && d.State == id })
+}
+
+// known reports whether some point of the line has a state of a disk.
+func (r *run) known(ctx context.Context, role image.Role, id image.StateID) (bool, error) {
+	if r.newest == nil || r.holds(role, id) {
+		return r.newest != nil, nil
+	}
+	var line api.BackupLine
+	err := r.Ask(ctx, func() error {
+		var err error
+		line, err = r.Client.Backup(ctx, r.line.ID)
+		return err
+	})
+	return slices.ContainsFunc(line.Points, func(p api.BackupPoint) bool { return has(p, role, id) }), err
+}
+
+// disk packs and uploads what was written to one disk.
+func (r *run) disk(ctx context.Context, d deploy.InstalledDisk) error {
+	if !deploy.BackedUp(r.VM.Current.Mode, d.Role) {
+		r.add(DiskResult{Role: d.Role, State: d.State})
+		return nil
+	}
+	f, err := r.Store.OpenFrozen(d)
+	if err != nil {
+		return err
+	}
+	r.opened = append(r.opened, f)
+	starts := []image.StateID{f.Base, f.Base, {}}
+	if f.Held != f.Base && r.lower == 0 {
+		if ok, err := r.known(ctx, d.Role, f.Held); err != nil {
+			return err
+		} else if ok {
+			starts[0] = f.Held
+		}
+	}
+	from := starts[r.lower]
+	if f.Same() && from == f.Held {
+		r.add(DiskResult{Role: d.Role, State: f.Held, From: f.Held})
+		return nil
+	}
+	return r.layer(ctx, f, from)
+}
+
+func (r *run) add(d DiskResult) {
+	r.res.Disks = append(r.res.Disks, d)
+	r.disks = append(r.disks, api.PointDisk{Role: d.Role, State: d.State, Layer: d.Layer})
+}
+
+// layer makes the layer from a state to a disk and sends it.
+func (r *run) layer(ctx context.Context, f *deploy.Frozen, from image.StateID) error {
+	start, err := f.Since(ctx, from)
+	if err != nil {
+		return err
+	}
+	spool, err := durable.Unnamed(r.Spool)
+	if err != nil {
+		return noRoom(err)
+	}
+	defer spool.Close()
+	read := start.Count(f.Size())
+	r.Tally.Begin(deploy.StagePack, f.Role, f.Size())
+	out, err := layer.Encode(ctx, spool, start.State, f, layer.EncodeOptions{
+		FromDisk: start.Disk, Changed: start.Changed, Near: read*nearShare < start.State.DataBlocks(), Progress: r.Tally.Done,
+	})
+	res := DiskResult{Role: f.Role, State: out.State.ID(), From: from, Read: read}
+	if errors.Is(err, layer.ErrSame) {
+		r.add(res) // what was written is what was there
+		r.noted = append(r.noted, deploy.Noted{Top: f.Top, State: out.State})
+		return nil
+	}
+	if err != nil {
+		return noRoom(err)
+	}
+	res.Layer, res.Blocks, res.Bytes = out.Index.ID(), out.Index.Len(), out.Bytes
+	if err := r.upload(ctx, f.Role, spool, out); err != nil {
+		return err
+	}
+	r.add(res)
+	r.noted = append(r.noted, deploy.Noted{Top: f.Top, State: out.State})
+	return nil
+}
+
+// nearShare: where less than one block of so many has changed, what is similar is looked for nearby only.
+const nearShare = 8
+
+// upload sends a layer, unless the newest point has the disk, which then was sent before an interruption.
+func (r *run) upload(ctx context.Context, role image.Role, spool *os.File, out layer.Result) error {
+	if r.holds(role, out.State.ID()) {
+		return nil
+	}
+	r.Tally.Begin(deploy.StageUpload, role, out.Bytes)
+	again := true
+	return r.Ask(ctx, func() error {
+		err := r.Client.Upload(ctx, out.Index.ID(), spool, out.Bytes, func(u syncclient.UploadProgress) {
+			if u.State == api.Uploading {
+				r.Tally.Done(u.Done)
+			}
+		})
+		if errors.Is(err, syncclient.ErrUploadDamaged) && again {
+			again = false
+			err = r.Client.Upload(ctx, out.Index.ID(), spool, out.Bytes, nil)
+		}
+		return err
+	})
+}
+
+// seal makes the point, and notes it. A point that was sealed by a run that did not get to note it is found by its states.
+func (r *run) seal(ctx context.Context) error {
+	if r.newest != nil && !slices.ContainsFunc(r.disks, func(d api.PointDisk) bool { return !r.holds(d.Role, d.State) }) {
+		r.res.Nothing, r.res.Point = true, r.newest.Point
+		return r.note()
+	}
+	in := api.SealPoint{
+		Point: r.line.Newest + 1, Version: r.VM.Current.Version, Consistency: r.res.Consistency, Note: r.Note, Disks: r.disks,
+	}
+	err := r.Ask(ctx, func() error {
+		_, err := r.Client.SealPoint(ctx, r.line.ID, in)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	r.res.Point = in.Point
+	return r.note()
+}
+
+func (r *run) note() error {
+	b := deploy.Backup{Line: r.line.ID, Point: r.res.Point, Made: r.res.Made}
+	return r.Store.NotePoint(r.VM.ID, b, r.noted)
+}
+
+// noRoom explains an error of the folder for the packed changes.
+func noRoom(err error) error {
+	if durable.IsFull(err) {
+		return problem.New("DS-SPACE", problem.NoSpace, err, "there is no room for the packed changes of the backup", "the VM is as it was",
+			"free some space; then run the same command again")
+	}
+	return err
+}
