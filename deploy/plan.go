@@ -128,7 +128,7 @@ func (j *Job) Plan(ctx context.Context) (*Plan, error) {
 	}
 	p := &planner{
 		Plan: &Plan{
-			Image: m.Image, Version: m.Version, Disks: []DiskPlan{}, Bytes: map[string]int64{}, Blocks: map[string]int{}, Media: []MediumPlan{},
+			Image: m.Image, Version: originOf(m).version, Disks: []DiskPlan{}, Bytes: map[string]int64{}, Blocks: map[string]int{}, Media: []MediumPlan{},
 		},
 		job: j, perMedium: map[string]gift{}, here: here,
 	}
