@@ -142,6 +142,12 @@ func (c *Client) VMs(ctx context.Context) ([]endpoint.VMInfo, error) {
 	return v, c.get(ctx, &v, "vms")
 }
 
+// Backups is endpoint.Engine.Backups.
+func (c *Client) Backups(ctx context.Context) ([]api.BackupLine, error) {
+	var v []api.BackupLine
+	return v, c.get(ctx, &v, "backups")
+}
+
 // RollBack is endpoint.Engine.RollBack.
 func (c *Client) RollBack(ctx context.Context, vm string) (endpoint.VMInfo, error) {
 	var v endpoint.VMInfo

@@ -36,7 +36,7 @@ var historic = map[string][]string{
 		"readwrite i xfer-connect-timeout",
 		"readwrite i xfer-lowspeed-limit",
 		"readwrite i xfer-lowspeed-time",
-		"readwrite s download-limit", "readwrite s metered-connections", // the original did not have these
+		"readwrite s download-limit", "readwrite s upload-limit", "readwrite s metered-connections", // the original did not have these
 	},
 	groupFace: {
 		"method list_disks() → ao",
@@ -62,7 +62,7 @@ var defaults = map[string]any{
 	"enable-dvd-cache": true, "enable-usb-cache": true, "force-local-checksum": false, "enable-upload-compaction": true,
 	"download-cksize": int32(80), "upload-cksize": int32(40), "vhdsync-log-level": int32(6), "vhdsync-verbose": false,
 	"xfer-connect-timeout": int32(10), "xfer-lowspeed-limit": int32(1024), "xfer-lowspeed-time": int32(5),
-	"download-limit": "unlimited", "metered-connections": "pause", // our own
+	"download-limit": "unlimited", "metered-connections": "pause", "upload-limit": "unlimited", // our own
 }
 
 type xmlNode struct {

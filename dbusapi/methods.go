@@ -36,7 +36,7 @@ func (s *server) exportAll() error {
 			"probe": {change, s.probe}, "register": {change, s.register}, "login": {change, s.login}, "logout": {change, s.logout},
 			"offers": {change, s.offers}, "media": {change, s.media}, "media_for": {change, s.mediaFor}, "plan": {change, s.plan}, "start": {change, s.start},
 			"run": {change, s.run}, "stop": {change, s.stop}, "console": {change, s.console},
-			"rollback": {change, s.rollback}, "remove": {change, s.remove}, "export": {change, s.export},
+			"backups": {change, s.backups}, "rollback": {change, s.rollback}, "remove": {change, s.remove}, "export": {change, s.export},
 		},
 	}
 	group := table{ifaceGroup: {

@@ -93,7 +93,7 @@ func usage(format string, args ...any) error {
 }
 
 func (s *server) plan(request string) (string, *dbus.Error) {
-	r, err := parseRequest(request, endpoint.Download, endpoint.Update)
+	r, err := parseRequest(request, endpoint.Download, endpoint.Update, endpoint.Restore)
 	if err != nil {
 		return "", own(err)
 	}
@@ -104,9 +104,12 @@ func (s *server) start(request string) (dbus.ObjectPath, *dbus.Error) {
 	if err := s.roomForOne(); err != nil {
 		return "", err
 	}
-	r, err := parseRequest(request, endpoint.Download, endpoint.Update, endpoint.Repair, endpoint.Verify)
+	r, err := parseRequest(request, endpoint.Download, endpoint.Update, endpoint.Repair, endpoint.Verify, endpoint.Backup, endpoint.Restore)
 	if err != nil {
 		return "", own(err)
+	}
+	if r.Scheduled {
+		return "", own(usage("only the service says that a backup is due"))
 	}
 	op, err := s.e.Start(r)
 	if err != nil {
@@ -136,6 +139,8 @@ func (s *server) operation(path dbus.ObjectPath) (string, *dbus.Error) {
 }
 
 func (s *server) vms() (string, *dbus.Error) { return asJSON(s.e.VMs()) }
+
+func (s *server) backups() (string, *dbus.Error) { return asJSON(s.e.Backups(s.ctx)) }
 
 func (s *server) rollback(vm string) (string, *dbus.Error) { return asJSON(s.e.RollBack(vm)) }
 

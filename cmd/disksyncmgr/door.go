@@ -64,6 +64,7 @@ type door interface {
 	// AwaitVM returns when the VM does not run any more.
 	AwaitVM(ctx context.Context, vm string) error
 	Console(ctx context.Context, vm string, rw io.ReadWriter) error
+	Backups(ctx context.Context) ([]api.BackupLine, error)
 	RollBack(ctx context.Context, vm string) (endpoint.VMInfo, error)
 	Remove(ctx context.Context, vm string) error
 	// Export writes a disk's content to out and returns the disk's size; progress is told the bytes written.

@@ -24,6 +24,7 @@ work themselves, in the state folder, where no service runs.
   disksyncmgr download                      "Download from Synchronizer"
   disksyncmgr run VM; disksyncmgr stop VM
   disksyncmgr update VM; disksyncmgr rollback VM; disksyncmgr verify VM
+  disksyncmgr backup VM; disksyncmgr restore VM
 
 Exit status: 0 done, 1 failed, 2 wrong usage, 3 not registered, logged in or allowed, 4 not reachable,
 5 no space, 6 not trusted, 7 damaged data, 8 not found, 9 in use, 130 interrupted. What was done before
@@ -44,7 +45,7 @@ func newRoot() *cobra.Command {
 	f.DurationVar(&o.patience, "patience", defaultPatience, "with --standalone: how long the line may stand still before giving up; 0: for ever")
 	root.AddCommand(
 		newServe(o), newRegister(o), newLogin(o), newLogout(o), newList(o), newDownload(o), newUpdate(o), newRollback(o),
-		newVerify(o), newVMs(o), newRun(o), newStop(o), newRemove(o), newExport(o), newMedia(o), newStatus(o), newPause(o), newResume(o), newCancel(o), newReadMedia(),
+		newVerify(o), newBackup(o), newBackups(o), newRestore(o), newVMs(o), newRun(o), newStop(o), newRemove(o), newExport(o), newMedia(o), newStatus(o), newPause(o), newResume(o), newCancel(o), newReadMedia(),
 	)
 	return root
 }

@@ -30,6 +30,7 @@ func newDisplay(m *progress.Meter) *display { return &display{meter: m} }
 
 var stageNames = map[deploy.Stage]string{
 	deploy.StageTransfer: "transfer", deploy.StageChecksum: "verify", deploy.StageInstall: "install",
+	deploy.StagePack: "pack", deploy.StageUpload: "upload",
 }
 
 func (d *display) show(s endpoint.Status) {
@@ -121,10 +122,17 @@ func printReceipt(w io.Writer, r *endpoint.Receipt) {
 	case r.Verify != nil:
 		printVerified(w, r)
 		return
+	case r.Kind == endpoint.Backup:
+		printBackup(w, r)
+		return
 	case r.Nothing != "":
 		printLine(w, "%s", r.Nothing)
 	case r.Kind == endpoint.Repair:
 		printLine(w, "VM %s, version %d of %s, is repaired", r.VM, r.Version, r.Image)
+	case r.Kind == endpoint.Restore && r.Previous != 0:
+		printLine(w, "VM %s is as it was at point %d; what it was before is kept for rollback", r.VM, r.Point.Point)
+	case r.Kind == endpoint.Restore:
+		printLine(w, "VM %s is ready, as it was at point %d", r.VM, r.Point.Point)
 	case r.Previous != 0:
 		printLine(w, "VM %s has version %d of %s now; version %d is kept for rollback", r.VM, r.Version, r.Image, r.Previous)
 	default:

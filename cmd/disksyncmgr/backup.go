@@ -1,0 +1,147 @@
+package main
+
+import (
+	"io"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"disksync/api"
+	"disksync/endpoint"
+	"disksync/image"
+	"disksync/internal/cli"
+	"disksync/internal/progress"
+)
+
+func newBackup(o *options) *cobra.Command {
+	var asJSON bool
+	var limit string
+	c := &cobra.Command{
+		Use: "backup [VM]", Short: "Make a point of the backups of a VM", Args: cobra.MaximumNArgs(1),
+		Long: `Sends what a VM has written since its last backup to the Synchronizer, as a point from which the VM can be
+restored. The VM may run: its disks are frozen at one instant, and it goes on. Interrupt it whenever
+you like: the same command goes on from there.
+
+Of a static VM all disks are backed up, of the others the user disk.`,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return o.with(cmd.Context(), func(d door) error {
+				r := endpoint.Request{Kind: endpoint.Backup, VM: optional(args), Limit: limit}
+				return runAndReport(cmd, asJSON, func(show func(endpoint.Status)) (*endpoint.Receipt, error) {
+					return d.Run(cmd.Context(), r, show)
+				})
+			})
+		},
+	}
+	c.Flags().StringVar(&limit, "limit", "", "take at most this `limit` of the line: 500K, 10M, 60%, 1M@Mon-Fri/8-18")
+	c.Flags().BoolVar(&asJSON, "json", false, "print the receipt as JSON")
+	return c
+}
+
+func newBackups(o *options) *cobra.Command {
+	var asJSON bool
+	c := &cobra.Command{
+		Use: "backups", Short: "List your backups, of all your machines", Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return o.with(cmd.Context(), func(d door) error {
+				lines, err := d.Backups(cmd.Context())
+				if err != nil {
+					return err
+				}
+				if asJSON {
+					return cli.JSON(cmd.OutOrStdout(), lines)
+				}
+				return printLines(cmd.OutOrStdout(), lines)
+			})
+		},
+	}
+	c.Flags().BoolVar(&asJSON, "json", false, "print as JSON")
+	return c
+}
+
+func printLines(w io.Writer, lines []api.BackupLine) error {
+	for i, l := range lines {
+		if i > 0 {
+			printLine(w, "")
+		}
+		printLine(w, "VM %s of %s on %s, %s, %s (%s)", l.Name, l.Image, l.DeviceName, count(l.Count, "point"), progress.Bytes(l.Bytes), l.ID)
+		var rows [][]string
+		for _, p := range l.Points {
+			rows = append(rows, []string{p.Point.String(), p.Created.Local().Format("2006-01-02 15:04"), p.Version.String(),
+				consistencies[p.Consistency], verified(p), p.Note})
+		}
+		if err := cli.Table(w, []string{"POINT", "MADE", "VERSION", "DISKS", "CHECKED", "NOTE"}, rows); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+var consistencies = map[image.Consistency]string{
+	image.Stopped: "VM was off", image.Quiesced: "VM was running, in order", image.CrashConsistent: "VM was running",
+}
+
+func verified(p api.BackupPoint) string {
+	switch {
+	case p.Damaged != "":
+		return "DAMAGED: " + p.Damaged
+	case p.Verified.IsZero():
+		return "-"
+	}
+	return p.Verified.Local().Format("2006-01-02")
+}
+
+func newRestore(o *options) *cobra.Command {
+	var f transferFlags
+	var as string
+	var inPlace bool
+	c := &cobra.Command{
+		Use: "restore [VM[@POINT]]", Short: "Bring a VM back from a point of its backups", Args: cobra.MaximumNArgs(1),
+		Long: `Makes a new VM from a point of the backups of a VM, on this machine or on another one of yours. What the
+image was published with comes from USB media, discs and other disks that are here, as with "download";
+only what is nowhere else comes over the line. Every block is checked. VM is the name of the VM or the
+id of its backups, as "backups" shows them; without it, the only one. Without POINT, the newest.`,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			r := endpoint.Request{Kind: endpoint.Restore, VM: as, InPlace: inPlace}
+			var err error
+			if r.From, r.Point, err = parsePoint(optional(args)); err != nil {
+				return err
+			}
+			return o.with(cmd.Context(), func(d door) error { return f.run(cmd, d, r) })
+		},
+	}
+	f.add(c, false)
+	c.Flags().BoolVar(&f.plan, "plan", false, "print what would be done, and do nothing")
+	c.Flags().StringVar(&as, "as", "", "`name` of the VM; that of the VM which was backed up without it")
+	c.Flags().BoolVar(&inPlace, "in-place", false, "replace the present disks of the VM, which are kept for rollback")
+	return c
+}
+
+// parsePoint reads VM, VM@POINT or @POINT.
+func parsePoint(text string) (vm string, point image.Version, err error) {
+	vm, number, ok := strings.Cut(text, "@")
+	if !ok {
+		return vm, 0, nil
+	}
+	if point, err = image.ParseVersion(number); err != nil {
+		return "", 0, cli.UsageError("point %q: want a number from 1 upwards", number)
+	}
+	return vm, point, nil
+}
+
+func printBackup(w io.Writer, r *endpoint.Receipt) {
+	if r.Nothing != "" {
+		printLine(w, "%s", r.Nothing)
+	} else {
+		printLine(w, "VM %s is backed up: point %d, %s", r.VM, r.Point.Point, consistencies[r.Point.Consistency])
+	}
+	for _, d := range r.Point.Disks {
+		if !d.Layer.IsZero() {
+			printLine(w, "  %s disk: %s written to, %s to send", d.Role, count(d.Read, "block"), progress.Bytes(d.Bytes))
+		}
+	}
+	printLine(w, "  %s over the line in all, %v", progress.Bytes(r.Wire), (time.Duration(r.Seconds*1000) * time.Millisecond).Round(10*time.Millisecond))
+	for _, n := range r.Notes {
+		printLine(w, "  note: %s", n)
+	}
+}
