@@ -115,6 +115,7 @@ var (
 		{"/", ownFace + ".login", []string{"alice", "secret"}},
 		{"/", ownFace + ".logout", nil},
 		{"/", ownFace + ".offers", nil},
+		{"/", ownFace + ".backups", nil},
 		{"/", ownFace + ".media", []string{"@as []"}},
 		{"/", ownFace + ".media_for", []string{"@as []", "win7"}},
 		{"/", ownFace + ".plan", []string{`'{"kind":"download"}'`}},
