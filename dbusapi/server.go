@@ -69,6 +69,7 @@ func Serve(ctx context.Context, conn *dbus.Conn, e *endpoint.Engine, o Options) 
 	})
 	defer end()
 	e.ResumeAll()
+	e.KeepBackups()
 	if o.Ready != nil {
 		o.Ready()
 	}

@@ -35,10 +35,9 @@ func (o *Operation) backUp(ctx context.Context, r Request, start time.Time) erro
 		return err
 	}
 	defer m.close()
-	if !r.Scheduled {
-		if err := m.mayBackUp(ctx, vm); err != nil {
-			return err
-		}
+	// What is frozen shows the moment from which on the line is there: a backup that waited for it is not one of long ago.
+	if err := m.mayBackUp(ctx, vm, r.Scheduled); err != nil {
+		return err
 	}
 	if vm.Instant == nil || vm.Instant.At.Before(o.Status().Created) {
 		if vm, err = e.freeze(ctx, vm); err != nil {
@@ -94,8 +93,8 @@ func (e *Engine) freeze(ctx context.Context, vm deploy.VM) (deploy.VM, error) {
 	return e.store.Freeze(vm.Name, live, c)
 }
 
-// mayBackUp refuses a backup by hand where the image's policy does.
-func (m *mission) mayBackUp(ctx context.Context, vm deploy.VM) error {
+// mayBackUp asks for the image's policy, and refuses a backup by hand where that does.
+func (m *mission) mayBackUp(ctx context.Context, vm deploy.VM, scheduled bool) error {
 	var offers []api.Offer
 	err := m.ask(ctx, func() error {
 		var err error
@@ -105,13 +104,14 @@ func (m *mission) mayBackUp(ctx context.Context, vm deploy.VM) error {
 	if err != nil {
 		return explainBackup(err, vm.Name)
 	}
+	m.e.learnPolicies(offers)
 	i := slices.IndexFunc(offers, func(o api.Offer) bool { return o.ImageID == vm.ImageID })
-	if i < 0 || offers[i].Backup == nil || offers[i].Backup.Manual {
+	if scheduled || i < 0 || offers[i].Backup == nil || offers[i].Backup.Manual {
 		return nil
 	}
 	when := "are not made of its VMs at all"
 	if every := offers[i].Backup.Every; every > 0 {
-		when = fmt.Sprintf("are made by themselves, every %v", time.Duration(every)*time.Minute)
+		when = fmt.Sprintf("are made by themselves, every %d minutes", every)
 	}
 	return problem.New("DS-BACKUP-POLICY", problem.NeedsLogin, nil,
 		fmt.Sprintf("the policy of image %s does not let you back up VM %s by hand", vm.Image, vm.Name), "the VM is as it was",

@@ -66,6 +66,7 @@ type Engine struct {
 	login        *Login
 	seen         map[string]seenImage
 	keys         mediaKeys
+	policies     policies
 	speed        map[string]float64 // see rates
 	metered      bool
 	operations   []*Operation // in the order of their creation
@@ -136,6 +137,9 @@ func open(ctx context.Context, o Options, fsys durable.FS) (*Engine, error) {
 		return nil, err
 	}
 	if err := readJSON(fsys, seenFile, &e.seen); err != nil {
+		return nil, err
+	}
+	if err := readJSON(fsys, policiesFile, &e.policies); err != nil {
 		return nil, err
 	}
 	e.loadRates()

@@ -73,6 +73,7 @@ type world struct {
 	e      *endpoint.Engine
 	// hotplug is what the endpoint knows of media that come and go; nil: nothing.
 	hotplug func(durable.FS) endpoint.Hotplug
+	now     func() time.Time // nil: as it is
 }
 
 // newWorld starts a world; the endpoint is neither registered nor logged in.
@@ -133,7 +134,7 @@ func (w *world) open() {
 	var err error
 	// A line that fails once has failed for good: nobody here waits for it to come back.
 	if w.e, err = endpoint.Open(context.Background(), endpoint.Options{Dir: w.dir, Finder: w.finder, Reader: w.reader, Hotplug: w.hotplug,
-		GiveUp: time.Nanosecond}); err != nil {
+		GiveUp: time.Nanosecond, Now: w.now}); err != nil {
 		w.Fatal(err)
 	}
 }

@@ -98,6 +98,7 @@ type Status struct {
 	Rate     float64          `json:"rate"`              // bytes a second of the stage, at present
 	Wire     float64          `json:"wire"`              // bytes a second from the Synchronizer, at present
 	RetryAt  time.Time        `json:"retry_at,omitzero"` // when it is tried again by itself
+	Ended    time.Time        `json:"ended,omitzero"`    // when its last run did
 	Problem  *problem.Problem `json:"problem,omitempty"` // of a failed operation
 	Receipt  *Receipt         `json:"receipt,omitempty"` // of a finished one
 	Notes    []string         `json:"notes,omitempty"`   // what the user should know

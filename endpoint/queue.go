@@ -112,7 +112,7 @@ func (e *Engine) Start(r Request) (*Operation, error) {
 	if err != nil {
 		return nil, err
 	}
-	named := r.Image != "" || r.VM != ""
+	named := !r.Scheduled && (r.Image != "" || r.VM != "")
 	if r.Kind == Download && r.VM == "" {
 		r.VM = r.Image
 	}
@@ -213,7 +213,7 @@ func (o *Operation) begin() bool {
 func (o *Operation) end(ctx context.Context, err error) {
 	cause := context.Cause(ctx)
 	o.change(true, func(s *Status) {
-		s.Progress = o.tally.Progress()
+		s.Progress, s.Ended = o.tally.Progress(), o.e.now().UTC()
 		switch {
 		case err == nil:
 			s.Problem = nil
