@@ -14,6 +14,8 @@ const (
 	maxImages  = 128  // of a group
 	maxText    = 1024 // bytes of a URL, a path, a name
 	maxRequest = 64 << 10
+	// maxOpenDisks is how many disks are open for callers to read in.
+	maxOpenDisks = 16
 
 	errLimits = "org.freedesktop.DBus.Error.LimitsExceeded"
 )

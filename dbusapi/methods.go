@@ -37,6 +37,7 @@ func (s *server) exportAll() error {
 			"offers": {change, s.offers}, "media": {change, s.media}, "media_for": {change, s.mediaFor}, "plan": {change, s.plan}, "start": {change, s.start},
 			"run": {change, s.run}, "stop": {change, s.stop}, "console": {change, s.console},
 			"backups": {change, s.backups}, "rollback": {change, s.rollback}, "remove": {change, s.remove}, "export": {change, s.export},
+			"open_disk": {change, s.openDisk},
 		},
 	}
 	group := table{ifaceGroup: {

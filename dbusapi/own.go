@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"slices"
 	"strings"
 
@@ -145,6 +146,39 @@ func (s *server) backups() (string, *dbus.Error) { return asJSON(s.e.Backups(s.c
 func (s *server) rollback(vm string) (string, *dbus.Error) { return asJSON(s.e.RollBack(vm)) }
 
 func (s *server) remove(vm string) *dbus.Error { return own(s.e.Remove(vm)) }
+
+// openDisk offers a disk on a socket, for the caller to read in it at random: what is in it is for the caller to make sense of, who has
+// fewer rights than the service.
+func (s *server) openDisk(vm string, point uint32, role string, sender dbus.Sender) (string, *dbus.Error) {
+	var r image.Role
+	if err := r.UnmarshalText([]byte(role)); err != nil {
+		return "", own(usage("cannot open: %v", err))
+	}
+	uid, _, err := s.access.credentials(string(sender))
+	if err != nil {
+		return "", own(err)
+	}
+	if n := s.openDisks.Add(1); n > maxOpenDisks {
+		s.openDisks.Add(-1)
+		return "", dbusError(errLimits, "%d disks are being read; wait for some to be closed", n-1)
+	}
+	v, err := s.e.OpenDisk(s.ctx, vm, image.Version(point), r)
+	if err != nil {
+		s.openDisks.Add(-1)
+		return "", own(err)
+	}
+	done := func() {
+		if err := v.Close(); err != nil {
+			s.log.Warn("disk that was read", "error", err)
+		}
+		s.openDisks.Add(-1)
+	}
+	name, err := s.offerConn(uid, func(conn *net.UnixConn) error { return serveReads(conn, v) }, done)
+	if err != nil {
+		done()
+	}
+	return name, own(err)
+}
 
 // export offers the content of a disk on a socket, for the caller to fetch: the service writes no file where the caller
 // could not.

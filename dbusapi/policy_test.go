@@ -116,6 +116,7 @@ var (
 		{"/", ownFace + ".logout", nil},
 		{"/", ownFace + ".offers", nil},
 		{"/", ownFace + ".backups", nil},
+		{"/", ownFace + ".open_disk", []string{"win7", "0", "system"}},
 		{"/", ownFace + ".media", []string{"@as []"}},
 		{"/", ownFace + ".media_for", []string{"@as []", "win7"}},
 		{"/", ownFace + ".plan", []string{`'{"kind":"download"}'`}},

@@ -43,10 +43,10 @@ func (s *server) console(vm string, sender dbus.Sender) (string, *dbus.Error) {
 	if err := s.e.HasConsole(vm); err != nil {
 		return "", own(err)
 	}
-	name, err := s.offerConn(uid, func(conn net.Conn) error {
+	name, err := s.offerConn(uid, func(conn *net.UnixConn) error {
 		_ = s.e.Console(s.ctx, vm, conn) // it ends with the VM, or when the caller goes
 		return nil
-	})
+	}, func() {})
 	return name, own(err)
 }
 

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"maps"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/godbus/dbus/v5"
@@ -34,7 +35,8 @@ type server struct {
 
 	mu sync.Mutex // held to begin a stream, and to end ctx, after which none begins
 	// streams are the disks that are being sent to callers.
-	streams sync.WaitGroup
+	streams   sync.WaitGroup
+	openDisks atomic.Int64 // that callers read in
 }
 
 // progressEvery is the time between progress signals of a running operation.
@@ -69,7 +71,7 @@ func Serve(ctx context.Context, conn *dbus.Conn, e *endpoint.Engine, o Options) 
 	})
 	defer end()
 	e.ResumeAll()
-	e.KeepBackups()
+	e.KeepBackups(ctx)
 	if o.Ready != nil {
 		o.Ready()
 	}

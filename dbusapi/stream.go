@@ -32,14 +32,15 @@ const (
 	maxErrorText = 64 << 10
 )
 
-// offerStream offers a connection on which what send writes is sent.
+// offerStream offers what send writes to the user uid on a socket, and returns its name.
 func (s *server) offerStream(uid uint32, send func(ctx context.Context, out io.WriterAt) (int64, error)) (string, error) {
-	return s.offerConn(uid, func(conn net.Conn) error { return s.sendStream(conn, send) })
+	return s.offerConn(uid, func(conn *net.UnixConn) error { return s.sendStream(conn, send) }, func() {})
 }
 
-// offerConn listens on a socket for one connection by the user uid, which is for use then and closed when that returns. It returns the
-// socket's name. Anybody can read the names of sockets, so the name is no secret: it is the user that counts.
-func (s *server) offerConn(uid uint32, use func(conn net.Conn) error) (string, error) {
+// offerConn listens on a socket for one connection by the user uid, and hands it to serve, which need not close it; done is called in the
+// end in any case, but with an error. It returns the socket's name. Anybody can read the names of sockets, so the name is no secret: it is
+// the user that counts.
+func (s *server) offerConn(uid uint32, serve func(conn *net.UnixConn) error, done func()) (string, error) {
 	var random [16]byte
 	rand.Read(random[:])
 	name := "@disksyncmgr-" + hex.EncodeToString(random[:])
@@ -53,23 +54,27 @@ func (s *server) offerConn(uid uint32, use func(conn net.Conn) error) (string, e
 		return "", errors.Join(fmt.Errorf("offer a stream: %w", err), l.Close())
 	}
 	s.streams.Go(func() {
+		defer done()
 		defer l.Close()
-		conn, err := s.awaitPeer(l, uid)
-		if err == nil {
-			// The end of the service ends a stream, whether or not somebody reads it.
-			stop := context.AfterFunc(s.ctx, func() { conn.Close() })
-			err = use(conn)
-			stop()
-			conn.Close()
-		}
-		if err != nil && s.ctx.Err() == nil {
+		if err := s.serveConn(l, uid, serve); err != nil && s.ctx.Err() == nil {
 			s.log.Warn("stream", "error", err)
 		}
 	})
 	return name, nil
 }
 
-func (s *server) sendStream(conn net.Conn, send func(ctx context.Context, out io.WriterAt) (int64, error)) error {
+func (s *server) serveConn(l *net.UnixListener, uid uint32, serve func(conn *net.UnixConn) error) error {
+	conn, err := s.awaitPeer(l, uid)
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	// The end of the service ends a stream, whether or not somebody reads it.
+	defer context.AfterFunc(s.ctx, func() { conn.Close() })()
+	return serve(conn)
+}
+
+func (s *server) sendStream(conn *net.UnixConn, send func(ctx context.Context, out io.WriterAt) (int64, error)) error {
 	w := &streamWriter{w: bufio.NewWriterSize(conn, 256<<10)}
 	size, err := send(s.ctx, w)
 	if err == nil {

@@ -63,6 +63,7 @@ const xmlOwn = `  <interface name="` + ifaceOwn + `">
     <method name="rollback"><arg name="vm" type="s" direction="in"/><arg name="json" type="s" direction="out"/></method>
     <method name="remove"><arg name="vm" type="s" direction="in"/></method>
     <method name="export"><arg name="vm" type="s" direction="in"/><arg name="role" type="s" direction="in"/><arg name="socket" type="s" direction="out"/></method>
+    <method name="open_disk"><arg name="vm" type="s" direction="in"/><arg name="point" type="u" direction="in"/><arg name="role" type="s" direction="in"/><arg name="socket" type="s" direction="out"/></method>
     <property name="release" type="s" access="read"/>
     <property name="state-folder" type="s" access="read"/>
     <property name="user" type="s" access="read"/>

@@ -217,3 +217,21 @@ func (s *Store) writePoint(st image.State) error {
 	}
 	return durable.WriteFile(s.fsys, pointFile(st.ID()), b, 0o600)
 }
+
+// View is a disk of the store, open for reading. It is safe for concurrent use.
+type View struct{ *chain }
+
+// Close closes the files.
+func (v *View) Close() error {
+	v.chain.Close()
+	return nil
+}
+
+// OpenView opens the disk whose topmost VHD is id. What somebody writes to it meanwhile is seen or not.
+func (s *Store) OpenView(id image.UUID) (*View, error) {
+	c, err := s.openChain(id)
+	if err != nil {
+		return nil, err
+	}
+	return &View{c}, nil
+}

@@ -28,9 +28,9 @@ type policies struct {
 	Images map[string]api.BackupPolicy `json:"images"` // by the image's id
 }
 
-// KeepBackups makes backups by itself, as the policies of the images say, until the engine is closed. What is due while the line is
-// interrupted is made up for once, when it is back. It is for the service, and to be called once.
-func (e *Engine) KeepBackups() {
+// KeepBackups makes backups by itself, as the policies of the images say, until ctx ends or the engine is closed. What is due while the
+// line is interrupted is made up for once, when it is back. It is for the service.
+func (e *Engine) KeepBackups(ctx context.Context) {
 	e.work.Go(func() {
 		tick := time.NewTicker(dueEvery)
 		defer tick.Stop()
@@ -38,11 +38,13 @@ func (e *Engine) KeepBackups() {
 		for {
 			if now := e.now(); now.Sub(asked) >= policyEvery {
 				asked = now
-				e.askPolicies(e.live)
+				e.askPolicies(ctx)
 			}
 			e.StartDue()
 			select {
 			case <-tick.C:
+			case <-ctx.Done():
+				return
 			case <-e.live.Done():
 				return
 			}

@@ -63,6 +63,22 @@ func NewReader(path []Source, scratch Scratch) (*Reader, error) {
 	return newReader(path, nil, size, scratch), nil
 }
 
+// NewReaderFrom is NewReader for a path that starts from a state whose disk is at hand. What no layer of the path has is read from there
+// and is not compared with anything.
+func NewReaderFrom(from Disk, start image.StateID, path []Source, scratch Scratch) (*Reader, error) {
+	at, size := start, from.Size()
+	for i, s := range path {
+		if s.Index.From() != at || s.Index.FromSize() != size {
+			return nil, fmt.Errorf("%w: layer %d of the path does not start where the one before it ends", ErrMismatch, i)
+		}
+		at, size = s.Index.To(), s.Index.Size()
+	}
+	if len(path) == 0 {
+		return nil, fmt.Errorf("%w: an empty path", ErrMismatch)
+	}
+	return newReader(path, from, size, scratch), nil
+}
+
 func newReader(path []Source, from io.ReaderAt, size int64, scratch Scratch) *Reader {
 	return &Reader{
 		path: path, from: from, size: size, scratch: scratch, dec: NewDecoder(runtime.GOMAXPROCS(0)), blocks: map[place]*unpacked{},

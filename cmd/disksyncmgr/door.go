@@ -69,6 +69,8 @@ type door interface {
 	Remove(ctx context.Context, vm string) error
 	// Export writes a disk's content to out and returns the disk's size; progress is told the bytes written.
 	Export(ctx context.Context, vm string, r image.Role, out io.WriterAt, progress func(done int64)) (int64, error)
+	// OpenDisk opens a disk for reading, as it is now or as a point of its backups has it.
+	OpenDisk(ctx context.Context, vm string, point image.Version, r image.Role) (dbusapi.Disk, error)
 	Close() error
 }
 
@@ -216,6 +218,10 @@ func (s *standalone) RollBack(_ context.Context, vm string) (endpoint.VMInfo, er
 }
 
 func (s *standalone) Remove(_ context.Context, vm string) error { return s.Engine.Remove(vm) }
+
+func (s *standalone) OpenDisk(ctx context.Context, vm string, point image.Version, r image.Role) (dbusapi.Disk, error) {
+	return s.Engine.OpenDisk(ctx, vm, point, r)
+}
 
 func (s *standalone) Export(ctx context.Context, vm string, r image.Role, out io.WriterAt, progress func(done int64)) (int64, error) {
 	t := deploy.NewTally()

@@ -1,0 +1,228 @@
+package main
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"disksync/deploy"
+	"disksync/image"
+	"disksync/internal/cli"
+	"disksync/internal/durable"
+	"disksync/internal/problem"
+	"disksync/internal/progress"
+	"disksync/volume"
+	"disksync/volume/detect"
+)
+
+func newFiles(o *options) *cobra.Command {
+	var f filesFlags
+	c := &cobra.Command{
+		Use: "files VM[@POINT] (ls [PATH] | get PATH [FILE])", Short: "List and copy files of a VM's disk, or of a point of its backups", Args: cobra.RangeArgs(2, 4),
+		Long: `Reads the file systems of a disk without deploying or starting it: NTFS, ext2 to ext4, FAT and exFAT, on the
+disk as it is now, or with @POINT as the point has it; of that only what is read comes over the line.
+
+"ls" lists a folder, "get" copies a file. A PATH begins with the number of the partition, as /2/Users;
+/0 is a file system without partitions. "ls" alone lists the file systems.`,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if args[1] != "ls" && args[1] != "get" || args[1] == "ls" && len(args) > 3 || args[1] == "get" && len(args) < 3 {
+				return cli.UsageError("want `files VM[@POINT] ls [PATH]` or `files VM[@POINT] get PATH [FILE]`")
+			}
+			var r image.Role
+			if err := r.UnmarshalText([]byte(f.role)); err != nil {
+				return cli.UsageError("%v", err)
+			}
+			vm, point, err := parsePoint(args[0])
+			if err != nil {
+				return err
+			}
+			return o.with(cmd.Context(), func(d door) error {
+				disk, err := d.OpenDisk(cmd.Context(), vm, point, r)
+				if err != nil {
+					return err
+				}
+				defer disk.Close()
+				return f.run(cmd, volume.NewDevice(disk, disk.Size()), args[1], args[2:])
+			})
+		},
+	}
+	c.Flags().StringVar(&f.role, "role", string(image.System), "`disk` to look into: system, application or user")
+	c.Flags().BoolVarP(&f.long, "long", "l", false, "with ls: sizes too")
+	c.Flags().BoolVar(&f.force, "force", false, "with get: in place of a file that is there")
+	return c
+}
+
+type filesFlags struct {
+	role        string
+	long, force bool
+}
+
+func (f *filesFlags) run(cmd *cobra.Command, d *volume.Device, verb string, args []string) error {
+	found, notes, err := detect.Volumes(d)
+	if err != nil {
+		return cannotLook(err, "the disk")
+	}
+	number, name, err := splitPath(optional(args))
+	if err != nil {
+		return err
+	}
+	if number < 0 {
+		if verb == "get" {
+			return cli.UsageError("name a file, such as /1/folder/file")
+		}
+		return listVolumes(cmd.OutOrStdout(), found, notes)
+	}
+	for _, v := range found {
+		if v.Partition != number {
+			continue
+		}
+		if verb == "ls" {
+			return f.list(cmd.OutOrStdout(), v, name)
+		}
+		return f.get(cmd, v, name, args[1:])
+	}
+	return problem.New("DS-NO-FILE", problem.NotFound, nil, fmt.Sprintf("the disk has no file system /%d that can be read", number), "", "`files VM ls` lists them")
+}
+
+// splitPath parts /2/folder/file into the number of the partition and a name in it, "." for its root; the number is -1 for the disk.
+func splitPath(p string) (number int, name string, err error) {
+	p = strings.TrimPrefix(path.Clean("/"+p), "/")
+	if p == "" {
+		return -1, "", nil
+	}
+	first, rest, _ := strings.Cut(p, "/")
+	n, err := strconv.ParseUint(first, 10, 16)
+	if err != nil {
+		return 0, "", cli.UsageError("/%s: a path begins with the number of a partition, as /1/folder", problem.Printable(p))
+	}
+	if rest == "" {
+		rest = "."
+	}
+	return int(n), rest, nil
+}
+
+func listVolumes(w io.Writer, found []detect.Found, notes []string) error {
+	var rows [][]string
+	for _, v := range found {
+		i := v.Info()
+		rows = append(rows, []string{fmt.Sprintf("/%d", v.Partition), i.Type, problem.Printable(i.Label), i.Note})
+	}
+	if err := cli.Table(w, []string{"PATH", "TYPE", "LABEL", "NOTE"}, rows); err != nil {
+		return err
+	}
+	for _, n := range notes {
+		fmt.Fprintln(os.Stderr, "note: "+problem.Printable(n))
+	}
+	return nil
+}
+
+func (f *filesFlags) list(w io.Writer, v volume.Volume, dir string) error {
+	entries, err := v.ReadDir(dir)
+	out := bufio.NewWriter(w)
+	for _, e := range entries {
+		name := problem.Printable(e.Name)
+		if e.Dir {
+			name += "/"
+		}
+		switch {
+		case !f.long:
+			fmt.Fprintln(out, name)
+		case e.Dir:
+			fmt.Fprintf(out, "%14s  %s\n", "-", name)
+		default:
+			fmt.Fprintf(out, "%14d  %s\n", e.Size, name)
+		}
+	}
+	if err := out.Flush(); err != nil {
+		return err
+	}
+	return cannotLook(err, dir)
+}
+
+// get copies a file. It gets its name when it is complete.
+func (f *filesFlags) get(cmd *cobra.Command, v volume.Volume, name string, dest []string) error {
+	to := path.Base(name)
+	if len(dest) > 0 {
+		to = dest[0]
+		if st, err := os.Stat(to); err == nil && st.IsDir() {
+			to = filepath.Join(to, path.Base(name))
+		}
+	}
+	in, err := v.Open(name)
+	if err != nil {
+		return cannotLook(err, name)
+	}
+	defer in.Close()
+	fsys, err := durable.Dir(filepath.Dir(to))
+	if err != nil {
+		return problem.New("DS-EXPORT", problem.Failure, err, "cannot write to the folder of "+to, "nothing was changed", "name a file in a folder that is there")
+	}
+	base := filepath.Base(to)
+	if _, err := fsys.Stat(base); err == nil && !f.force {
+		return problem.New("DS-EXISTS", problem.Busy, nil, to+" is there already", "it is as it was", "give another name, or --force")
+	} else if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	temp := base + "." + deploy.NewUUID().String() + durable.TempSuffix
+	if err := copyFile(cmd, fsys, temp, in); err != nil {
+		return errors.Join(cannotLook(err, name), durable.Remove(fsys, temp))
+	}
+	if err := durable.Publish(fsys, temp, base); err != nil {
+		return err
+	}
+	fmt.Fprintf(cmd.OutOrStdout(), "%s: %s\n", problem.Printable(to), progress.Bytes(in.Size()))
+	return nil
+}
+
+func copyFile(cmd *cobra.Command, fsys durable.FS, temp string, in volume.File) error {
+	out, err := fsys.Create(temp, 0o600)
+	if err != nil {
+		return err
+	}
+	defer out.Close()
+	meter := progress.New(os.Stderr)
+	defer meter.Done()
+	buf := make([]byte, image.BlockSize)
+	for off := int64(0); off < in.Size(); {
+		if err := cmd.Context().Err(); err != nil {
+			return err
+		}
+		p := buf[:min(int64(len(buf)), in.Size()-off)]
+		if n, err := in.ReadAt(p, off); n < len(p) {
+			return err
+		}
+		if _, err := out.WriteAt(p, off); err != nil {
+			return err
+		}
+		off += int64(len(p))
+		meter.Show("get", off, in.Size(), "")
+	}
+	return out.Sync()
+}
+
+// cannotLook explains an error of a file system.
+func cannotLook(err error, what string) error {
+	if _, ok := errors.AsType[*problem.Problem](err); ok || err == nil {
+		return err
+	}
+	what = problem.Printable(what)
+	switch {
+	case errors.Is(err, fs.ErrNotExist), errors.Is(err, fs.ErrInvalid):
+		return problem.New("DS-NO-FILE", problem.NotFound, nil, "there is no file or folder "+what, "", "names have to be as `ls` shows them, the case of letters included")
+	case errors.Is(err, volume.ErrOther), errors.Is(err, volume.ErrUnsupported), errors.Is(err, volume.ErrLimit):
+		return problem.New("DS-NO-FILE", problem.NotFound, err, "cannot read "+what, "", "`export` and `restore` give the disk as a whole")
+	case errors.Is(err, volume.ErrDamaged):
+		return problem.New("DS-FILES-DAMAGED", problem.Damaged, err, "cannot read "+what, "the disk is as it was",
+			"the disk's own system may be able to repair it; `restore` gives the disk as a whole")
+	}
+	return err
+}
