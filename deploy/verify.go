@@ -52,11 +52,11 @@ func (s *Store) Verify(ctx context.Context, name string, t *Tally, trusted ...im
 		if err := v.disk(ctx, d); err != nil {
 			return nil, fmt.Errorf("%s disk: %w", d.Role, err)
 		}
-		changed, err := s.diskChanged(&d)
+		changed, err := s.leafChanged(d.Leaf)
 		if err != nil {
 			return nil, fmt.Errorf("%s disk: %w", d.Role, err)
 		}
-		if changed {
+		if changed || len(d.Frozen) > 0 {
 			res.Changed = append(res.Changed, d.Role)
 		}
 	}

@@ -35,11 +35,11 @@ func (j *Job) versionsOf(d *image.Disk) versions {
 	}
 	for _, vm := range vms {
 		for _, dep := range []*Deployment{&vm.Current, vm.Previous} {
-			if vm.ImageID != m.ImageID || dep == nil {
+			if vm.ImageID != originOf(m).id || dep == nil {
 				continue
 			}
 			for _, k := range dep.Disks {
-				if v[k.State] == 0 {
+				if v[k.State] == 0 && !k.Own {
 					v[k.State] = dep.Version
 				}
 			}

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"encoding/json"
 	"errors"
 	"os"
 	"os/exec"
@@ -15,15 +16,26 @@ import (
 
 	"github.com/rogpeppe/go-internal/testscript"
 
+	"disksync/deploy"
 	"disksync/internal/testkit"
 	"disksync/internal/testkit/lab"
 	"disksync/internal/testkit/script"
+	"disksync/vhd/vhdfile"
 )
 
 // TestBothDoors runs the scripts in testdata/doors twice: $DOOR is --standalone, or --session with the service behind it.
 func TestBothDoors(t *testing.T) {
 	for _, door := range []string{"--standalone", "--session"} {
 		t.Run(strings.TrimPrefix(door, "--"), func(t *testing.T) { scripts(t, "testdata/doors", door) })
+	}
+}
+
+// TestFiles runs the scripts that make file systems, in the same way.
+func TestFiles(t *testing.T) {
+	testkit.Tool(t, "mke2fs")
+	testkit.Tool(t, "debugfs")
+	for _, door := range []string{"--standalone", "--session"} {
+		t.Run(strings.TrimPrefix(door, "--"), func(t *testing.T) { scripts(t, "testdata/files", door) })
 	}
 }
 
@@ -59,8 +71,37 @@ func scripts(t *testing.T, dir, door string) {
 		Condition: script.Condition,
 		Cmds: script.With(map[string]script.Command{
 			"start": start, "stop": stop, "kill": kill, "interrupt": interrupt, "same": same, "slow": slow, "settled": settled, "until": until,
+			"write": write,
 		}),
 	})
+}
+
+// write STATE VM OFFSET TEXT: write to the VM's system disk as the VM does; @FILE: what is in a file.
+func write(ts *testscript.TestScript, _ bool, args []string) {
+	record, err := filepath.Glob(filepath.Join(ts.MkAbs(args[0]), "vms", "*.json"))
+	ts.Check(err)
+	p := []byte(args[3])
+	if name, ok := strings.CutPrefix(args[3], "@"); ok {
+		p, err = os.ReadFile(ts.MkAbs(name))
+		ts.Check(err)
+	}
+	off, err := strconv.ParseInt(args[2], 10, 64)
+	ts.Check(err)
+	for _, name := range record {
+		b, err := os.ReadFile(name)
+		ts.Check(err)
+		var vm deploy.VM
+		ts.Check(json.Unmarshal(b, &vm))
+		if vm.Name == args[1] {
+			leaf := filepath.Join(ts.MkAbs(args[0]), filepath.FromSlash(deploy.Path(vm.Current.Disks[0].Leaf)))
+			d, err := vhdfile.OpenDisk(leaf, vhdfile.Options{})
+			ts.Check(err)
+			_, err = d.WriteAt(p, off)
+			ts.Check(errors.Join(err, d.Sync(), d.Close()))
+			return
+		}
+	}
+	ts.Fatalf("there is no VM %s", args[1])
 }
 
 type sceneKey struct{}
