@@ -3,6 +3,7 @@ package endpoint_test
 import (
 	"bytes"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"net/http"
 	"os"
@@ -413,4 +414,52 @@ func (w *world) holdsDisk(vm string, r image.Role, want []byte) {
 	if _, err := w.e.Export(w.Context(), vm, r, out, deploy.NewTally()); err != nil || !bytes.Equal(out, want) {
 		w.Errorf("the %s disk of VM %s is not what it should be: %v", r, vm, err)
 	}
+}
+
+// TestPointsAreDeleted: whichever points an administrator deletes, the others stay what they were, and the backups go on.
+func TestPointsAreDeleted(t *testing.T) {
+	w := ready(t, disk(1, 2, 3))
+	w.run(endpoint.Request{Kind: endpoint.Download, Image: "win7"})
+	now := disk(1, 2, 3)
+	past := map[image.Version][]byte{}
+	r := rand.New(rand.NewPCG(5, 6))
+	var line image.UUID
+	for range 2 * points() {
+		w.scribbles(r, now)
+		rc := w.backUp("win7")
+		line = rc.Point.Line
+		past[rc.Point.Point] = slices.Clone(now)
+		if len(past) < 3 || r.IntN(3) == 0 {
+			continue
+		}
+		numbers := slices.Sorted(maps.Keys(past))
+		gone := numbers[r.IntN(len(numbers))]
+		if err := w.lab.Admin.DeletePoint(t.Context(), line, gone); err != nil {
+			t.Fatal(err)
+		}
+		delete(past, gone)
+	}
+	other := w.elsewhere()
+	for n, want := range past {
+		name := fmt.Sprintf("back%d", n)
+		other.run(endpoint.Request{Kind: endpoint.Restore, From: "win7", Point: n, VM: name})
+		other.holds(name, want)
+	}
+	// Without any point, and without the line, the next backup is whole all the same.
+	for n := range past {
+		if err := w.lab.Admin.DeletePoint(t.Context(), line, n); err != nil {
+			t.Fatal(err)
+		}
+	}
+	w.scribbles(r, now)
+	w.backUp("win7")
+	if err := w.lab.Admin.DeleteBackup(t.Context(), line); err != nil {
+		t.Fatal(err)
+	}
+	w.scribbles(r, now)
+	if rc := w.backUp("win7"); rc.Point.Line == line || rc.Point.Point != 1 {
+		t.Errorf("%+v", rc.Point)
+	}
+	other.run(endpoint.Request{Kind: endpoint.Restore, From: "win7", VM: "last"})
+	other.holds("last", now)
 }
