@@ -16,13 +16,13 @@ import (
 // Coalesce merges the frozen VHDs of a VM that backups no longer tell apart, each group into its lowest: those up to what the newest
 // backup holds, and those above it, which come from backups that were not finished. What the disks hold does not change. It may be
 // interrupted at any time and called again. live returns the VM's disks when it runs, else nil.
-func (s *Store) Coalesce(ctx context.Context, id image.UUID, live func() Swapper) error {
+func (s *Store) Coalesce(ctx context.Context, id image.UUID, live func() Swapper, t *Tally) error {
 	for {
 		g, ok, err := s.nextGroup(id)
 		if err != nil || !ok {
 			return err
 		}
-		if err := s.merge(ctx, g, live); err != nil {
+		if err := s.merge(ctx, g, live, t); err != nil {
 			return fmt.Errorf("merge what was frozen for backups: %w", err)
 		}
 	}
@@ -33,6 +33,7 @@ type group struct {
 	vm    image.UUID
 	ids   []image.UUID
 	child image.UUID
+	role  image.Role
 	leaf  bool // child is what the VM writes to
 }
 
@@ -55,7 +56,7 @@ func (s *Store) nextGroup(id image.UUID) (g group, ok bool, err error) {
 		chain := append(slices.Clone(d.Frozen), d.Leaf)
 		for _, r := range [][2]int{{0, held}, {held, len(d.Frozen)}} {
 			if !ok && r[1]-r[0] > 1 {
-				g, ok = group{id, slices.Clone(chain[r[0]:r[1]]), chain[r[1]], r[1] == len(d.Frozen)}, true
+				g, ok = group{id, slices.Clone(chain[r[0]:r[1]]), chain[r[1]], d.Role, r[1] == len(d.Frozen)}, true
 			}
 		}
 	})
@@ -63,13 +64,13 @@ func (s *Store) nextGroup(id image.UUID) (g group, ok bool, err error) {
 }
 
 // merge merges one group: the contents, with nobody kept from anything; then what is above goes onto the lowest, and the others go.
-func (s *Store) merge(ctx context.Context, g group, live func() Swapper) error {
+func (s *Store) merge(ctx context.Context, g group, live func() Swapper, t *Tally) error {
 	done, err := s.parts.start(ctx, g.ids[0])
 	if err != nil {
 		return err
 	}
 	defer done()
-	if err := s.mergeContent(ctx, g.ids); err != nil {
+	if err := s.mergeContent(ctx, g, t); err != nil {
 		return err
 	}
 	put := func(now []image.UUID) (map[image.UUID]image.UUID, error) {
@@ -97,7 +98,8 @@ func (s *Store) merge(ctx context.Context, g group, live func() Swapper) error {
 }
 
 // mergeContent merges VHDs, the lowest first, into that one.
-func (s *Store) mergeContent(ctx context.Context, ids []image.UUID) error {
+func (s *Store) mergeContent(ctx context.Context, g group, t *Tally) error {
+	ids := g.ids
 	c, err := s.openChain(ids[len(ids)-1])
 	if err != nil {
 		return err
@@ -120,7 +122,9 @@ func (s *Store) mergeContent(ctx context.Context, ids []image.UUID) error {
 	if err != nil {
 		return err
 	}
+	t.begin(StageMerge, g.role, c.Size())
 	return vhd.Coalesce(ctx, into, c.Members()[:n], vhd.CoalesceOptions{
+		Progress: func(done, _ int64) { t.Done(done) },
 		Children: func(parent *vhd.Image) ([]image.UUID, error) { return s.children(parent.UUID()) },
 	})
 }

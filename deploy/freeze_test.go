@@ -120,7 +120,7 @@ func backUp(ctx context.Context, s *deploy.Store, live deploy.Swapper) error {
 			return err
 		}
 	}
-	return s.Coalesce(ctx, vm.ID, func() deploy.Swapper { return live })
+	return s.Coalesce(ctx, vm.ID, func() deploy.Swapper { return live }, deploy.NewTally())
 }
 
 // checkBackedUp compares the disk of the VM "vm" with what it should hold, and what its record says of backups with what is there.

@@ -19,6 +19,7 @@ const (
 	// The original did not have these.
 	StagePack   Stage = "pack"   // reading what was written and packing it for a backup
 	StageUpload Stage = "upload" // sending it
+	StageMerge  Stage = "merge"  // merging what is frozen and backed up into what was before
 )
 
 // Progress is how far a job is.

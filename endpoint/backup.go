@@ -76,7 +76,7 @@ func (o *Operation) backUp(ctx context.Context, r Request, start time.Time) erro
 
 // coalesce merges what backups no longer tell apart. What fails costs space and time to read, and is tried again with the next backup.
 func (o *Operation) coalesce(ctx context.Context, vm deploy.VM) {
-	err := o.e.store.Coalesce(ctx, vm.ID, func() deploy.Swapper { return o.e.swapper(vm.ID) })
+	err := o.e.store.Coalesce(ctx, vm.ID, func() deploy.Swapper { return o.e.swapper(vm.ID) }, o.tally)
 	if err != nil && ctx.Err() == nil {
 		o.note("what was frozen for backups could not be merged yet: " + err.Error())
 	}

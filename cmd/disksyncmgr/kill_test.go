@@ -33,14 +33,7 @@ import (
 //
 // DISKSYNC_KILL_ROUNDS says how often.
 func TestKill(t *testing.T) {
-	rounds := 12
-	if s := os.Getenv("DISKSYNC_KILL_ROUNDS"); s != "" {
-		var err error
-		if rounds, err = strconv.Atoi(s); err != nil {
-			t.Fatal(err)
-		}
-	}
-	k := newKiller(t, rounds)
+	k := newKiller(t, killRounds(t))
 	for !k.enough() {
 		k.work(endpoint.Request{Kind: endpoint.Download, Image: "win7", Version: 1, Media: []string{k.stick}}, k.fromNetwork)
 		k.wantVM(1, k.v1)
@@ -59,6 +52,19 @@ func TestKill(t *testing.T) {
 	if 2*k.inTheMiddle < k.kills {
 		t.Errorf("only %d of %d kills were in the middle of the work", k.inTheMiddle, k.kills)
 	}
+}
+
+func killRounds(t *testing.T) int {
+	t.Helper()
+	s := os.Getenv("DISKSYNC_KILL_ROUNDS")
+	if s == "" {
+		return 12
+	}
+	n, err := strconv.Atoi(s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return n
 }
 
 // killer has a service that it kills.

@@ -30,7 +30,7 @@ func newDisplay(m *progress.Meter) *display { return &display{meter: m} }
 
 var stageNames = map[deploy.Stage]string{
 	deploy.StageTransfer: "transfer", deploy.StageChecksum: "verify", deploy.StageInstall: "install",
-	deploy.StagePack: "pack", deploy.StageUpload: "upload",
+	deploy.StagePack: "pack", deploy.StageUpload: "upload", deploy.StageMerge: "merge",
 }
 
 func (d *display) show(s endpoint.Status) {
