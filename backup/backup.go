@@ -197,7 +197,7 @@ func (r *run) layer(ctx context.Context, f *deploy.Frozen, from image.StateID) e
 	read := start.Count(f.Size())
 	r.Tally.Begin(deploy.StagePack, f.Role, f.Size())
 	out, err := layer.Encode(ctx, spool, start.State, f, layer.EncodeOptions{
-		FromDisk: start.Disk, Changed: start.Changed, Near: read*nearShare < start.State.DataBlocks(), Progress: r.Tally.Done,
+		FromDisk: start.Disk, Changed: start.Changed, Near: read*nearShare < start.State.DataBlocks(), Fast: true, Progress: r.Tally.Done,
 	})
 	res := DiskResult{Role: f.Role, State: out.State.ID(), From: from, Read: read}
 	if errors.Is(err, layer.ErrSame) {

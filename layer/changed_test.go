@@ -3,6 +3,7 @@ package layer_test
 import (
 	"bytes"
 	"errors"
+	"math/rand/v2"
 	"slices"
 	"testing"
 
@@ -128,6 +129,33 @@ func TestEncodeNear(t *testing.T) {
 		}
 	}
 	if got := readDisk(t, open(t, full), open(t, b.Bytes())); !bytes.Equal(got, now) {
+		t.Error("the layer leads elsewhere")
+	}
+}
+
+// TestEncodeFast: new blocks are packed as a whole, changed ones as differences, and the layer leads to the same disk.
+func TestEncodeFast(t *testing.T) {
+	t.Parallel()
+	before := make([]byte, 4*image.BlockSize)
+	fill(before, 0, 2*image.BlockSize, 3)
+	r, full := encode(t, image.State{}, memDisk(before))
+	now := bytes.Clone(before)
+	fill(now, image.BlockSize+5000, 9000, 4)
+	rand.NewChaCha8([32]byte{5}).Read(now[2*image.BlockSize:][:image.BlockSize*15/16])
+	text := bytes.Repeat([]byte("the quick brown fox jumps over the lazy dog; "), image.BlockSize/45)
+	copy(now[3*image.BlockSize:], text)
+	var b bytes.Buffer
+	got, err := layer.Encode(t.Context(), &b, r.State, memDisk(now), layer.EncodeOptions{FromDisk: memDisk(before), Fast: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := []layer.Codec{layer.Difference, layer.Zstd, layer.Zstd}
+	for i := range got.Index.Len() {
+		if f := got.Index.Frame(i); i >= len(want) || f.Codec != want[i] {
+			t.Errorf("frame %d has codec %v", i, f.Codec)
+		}
+	}
+	if !bytes.Equal(readDisk(t, open(t, full), open(t, b.Bytes())), now) {
 		t.Error("the layer leads elsewhere")
 	}
 }

@@ -2,6 +2,7 @@ package layer
 
 import (
 	"bytes"
+	"errors"
 	"io"
 	"slices"
 	"sync"
@@ -21,6 +22,8 @@ const (
 	neighbours = 2
 	// fewSectors is how many coded sectors of a block are not worth looking for elsewhere.
 	fewSectors = 64
+	// newSectors is how many coded sectors make a block a new one.
+	newSectors = sectorsInBlock * 7 / 8
 )
 
 // differ makes Difference frames. Each worker has one.
@@ -30,6 +33,7 @@ type differ struct {
 	index   func() (*similar, error)
 	similar *similar // nil until it is needed
 	fresh   *fresh
+	fast    bool // blocks that are new but for little are left to others
 	lzma    lzma.Encoder
 
 	old   []byte // the From disk's content of the same block
@@ -52,7 +56,7 @@ func newDiffer(from io.ReaderAt, size int64, to io.ReaderAt, index func() (*simi
 
 // free gives the differ back. It must not be used afterwards.
 func (d *differ) free() {
-	d.from, d.index, d.similar, d.fresh = nil, nil, nil, nil
+	d.from, d.index, d.similar, d.fresh, d.fast = nil, nil, nil, nil, false
 	differs.Put(d)
 }
 
@@ -61,6 +65,9 @@ type source struct {
 	kind pieceKind
 	at   int // in the From disk, sectors; of copied ones
 }
+
+// errNew says that a block has little of what was there before.
+var errNew = errors.New("a new block")
 
 // encode appends the Difference frame of a block to out. turn calls what it is given when that was called for all blocks before.
 func (d *differ) encode(out, block []byte, number int, turn func(do func())) (frame []byte, level int, err error) {
@@ -76,6 +83,9 @@ func (d *differ) encode(out, block []byte, number int, turn func(do func())) (fr
 	similar, level, err := d.findFresh(block, number, from[:], votes, turn)
 	if err != nil {
 		return nil, 0, err
+	}
+	if d.fast && countCoded(from[:]) > newSectors {
+		return out, 0, errNew
 	}
 	head, skip := assemble(from[:], similar)
 	if !head.refersTo(int(d.size / image.SectorSize)) {

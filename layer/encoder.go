@@ -48,6 +48,8 @@ type EncodeOptions struct {
 	// Near looks for similar content only around where a block was, and in what is new: elsewhere means to read all of FromDisk, which
 	// is not worth it for a few changes to a large disk.
 	Near bool
+	// Fast packs a block that is new but for little as a whole, which takes a fraction of the time and some more bytes.
+	Fast bool
 	// Progress is called with the number of bytes of the disk that are done, from one goroutine; may be nil.
 	Progress func(done int64)
 }
@@ -239,6 +241,7 @@ func (e *encoder) work(todo <-chan *job) {
 	p := &packer{block: block, zstd: z}
 	if e.o.FromDisk != nil {
 		p.differ = newDiffer(e.o.FromDisk, e.fromSize, e.disk, e.similar, e.fresh)
+		p.differ.fast = e.o.Fast
 		defer p.differ.free()
 	}
 	for j := range todo {
@@ -280,14 +283,16 @@ func (e *encoder) encode(j *job, p *packer) error {
 	}
 	buf := framePool.Get().(*[]byte)
 	j.frame = (*buf)[:0]
+	err := errNew
 	if p.differ != nil {
 		j.codec = Difference
-		var err error
-		if j.frame, j.level, err = p.differ.encode(j.frame, p.block, j.block, j.turn); err != nil {
-			return err
-		}
-	} else {
-		j.codec, j.frame = Zstd, p.zstd.EncodeAll(p.block, j.frame)
+		j.frame, j.level, err = p.differ.encode(j.frame, p.block, j.block, j.turn)
+	}
+	switch {
+	case errors.Is(err, errNew):
+		j.codec, j.level, j.frame = Zstd, 0, p.zstd.EncodeAll(p.block, (*buf)[:0])
+	case err != nil:
+		return err
 	}
 	// What saves next to nothing is not worth unpacking.
 	if len(j.frame) > image.BlockSize-image.BlockSize/64 {
