@@ -223,6 +223,23 @@ func TestCodes(t *testing.T) {
 			w.wait(o)
 			return o.AddDisk(image.UUID{1}, "down")
 		}},
+		{"DS-NO-BACKUP", func(w *world) error {
+			w.front.honest()
+			return outcome(w, endpoint.Request{Kind: endpoint.Restore, VM: "back"})
+		}},
+		{"DS-BACKUP-POLICY", func(w *world) error {
+			w.policy(&api.BackupPolicy{Every: 60})
+			return outcome(w, endpoint.Request{Kind: endpoint.Backup, VM: "mine"})
+		}},
+		{"DS-NO-POINT", func(w *world) error {
+			w.policy(nil)
+			w.run(endpoint.Request{Kind: endpoint.Backup, VM: "mine"})
+			return outcome(w, endpoint.Request{Kind: endpoint.Restore, From: "mine", Point: 9, VM: "back"})
+		}},
+		{"DS-OTHER-VM", func(w *world) error {
+			return outcome(w, endpoint.Request{Kind: endpoint.Restore, From: "mine", VM: "theirs", InPlace: true})
+		}},
+		{"DS-NO-DISK", func(w *world) error { _, err := w.e.OpenDisk(w.Context(), "mine", 0, image.User); return err }},
 		{"DS-STOPPED", func(w *world) error { return new(w.e.NewGroup().Status()).Outcome() }},
 	}
 	w := newWorld(t)

@@ -56,7 +56,7 @@ func (e *Engine) OpenDisk(ctx context.Context, vm string, point image.Version, r
 }
 
 func noDisk(vm string, r image.Role) error {
-	return problem.New("DS-NO-DISK", problem.NotFound, nil, fmt.Sprintf("VM %s has no %s disk", vm, r), "", "")
+	return problem.New("DS-NO-DISK", problem.NotFound, nil, fmt.Sprintf("VM %s has no %s disk", vm, r), "", "`disksyncmgr vms` shows the disks of VMs")
 }
 
 func (e *Engine) openPresent(v *DiskView, name string, r image.Role) error {
