@@ -12,6 +12,7 @@ import (
 	"disksync/deploy"
 	"disksync/image"
 	"disksync/internal/durable"
+	"disksync/internal/limit"
 	"disksync/internal/problem"
 	"disksync/layer"
 	"disksync/syncclient"
@@ -228,6 +229,9 @@ func (r *run) upload(ctx context.Context, role image.Role, spool *os.File, out l
 	r.Tally.Begin(deploy.StageUpload, role, out.Bytes)
 	again := true
 	return r.Ask(ctx, func() error {
+		if err := r.Client.WaitOpen(ctx, func(h limit.Hold) { r.Tally.SetHeld(h.String()) }); err != nil {
+			return err
+		}
 		err := r.Client.Upload(ctx, out.Index.ID(), spool, out.Bytes, func(u syncclient.UploadProgress) {
 			if u.State == api.Uploading {
 				r.Tally.Done(u.Done)

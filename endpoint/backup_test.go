@@ -91,7 +91,7 @@ func points() int {
 	if os.Getenv("DISKSYNC_SOAK") != "" {
 		return 30
 	}
-	return 8
+	return 6
 }
 
 // TestBackupsOfAChangingDisk: each point is what the disk was, on another machine too, and stays so.

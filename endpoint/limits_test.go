@@ -1,6 +1,7 @@
 package endpoint_test
 
 import (
+	"math/rand/v2"
 	"net/http"
 	"slices"
 	"strings"
@@ -8,6 +9,7 @@ import (
 
 	"disksync/config"
 	"disksync/endpoint"
+	"disksync/image"
 	"disksync/internal/testkit"
 	"disksync/internal/testkit/lab"
 )
@@ -178,5 +180,28 @@ func TestMeteredSettings(t *testing.T) {
 	o.Pause()
 	if s := w.wait(o); s.State != endpoint.Paused || s.Progress.Held != "" {
 		t.Errorf("%s, held %q", s.State, s.Progress.Held)
+	}
+}
+
+// TestUploadLimit: a backup waits, with the disks frozen, until the setting lets it through; and it keeps to the rate.
+func TestUploadLimit(t *testing.T) {
+	w := ready(t, lab.Disk(1, 2))
+	w.run(endpoint.Request{Kind: endpoint.Download, Image: "win7"})
+	noise := make([]byte, 600<<10)
+	rand.NewChaCha8([32]byte{99}).Read(noise)
+	w.writes("win7", image.System, 4096, noise)
+	w.set(config.UploadLimit, "off")
+	o := w.start(endpoint.Request{Kind: endpoint.Backup, VM: "win7"})
+	w.until(o, "nothing is sent", isHeld("the setting upload-limit is off"))
+	if vm := w.vm("win7"); vm.Instant == nil || len(vm.Current.Disks[0].Frozen) != 1 {
+		t.Errorf("the disk is not frozen: %+v", vm)
+	}
+	w.set(config.UploadLimit, "400K")
+	s := w.wait(o)
+	if err := s.Outcome(); err != nil {
+		t.Fatal(err)
+	}
+	if rc := s.Receipt; rc.Wire < int64(len(noise)) || rc.Seconds < 1 {
+		t.Errorf("%d bytes over the line in %.1f s", rc.Wire, rc.Seconds)
 	}
 }
