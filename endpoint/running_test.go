@@ -246,7 +246,7 @@ func (g *guests) frozenWhileItWrites(c *guest.Console) {
 		if consistency != image.Quiesced {
 			g.Errorf("the guest was not quiesced: %s", consistency)
 		}
-		frozen, err := g.e.StoreOf().Freeze("vm", g.e.SwapperOf(vm.ID))
+		frozen, err := g.e.StoreOf().Freeze("vm", g.e.SwapperOf(vm.ID), image.CrashConsistent)
 		thaw()
 		if err != nil {
 			g.Fatal(err)
