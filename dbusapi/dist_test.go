@@ -50,7 +50,7 @@ func TestDistIsInstalledAsItSays(t *testing.T) {
 			t.Errorf("install %v: %v: %s", words, err, out)
 		}
 	}
-	if n != 8 {
+	if n != 9 {
 		t.Errorf("%d commands to install", n)
 	}
 	checkInstalled(t, string(readme), sysroot)

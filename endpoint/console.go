@@ -103,13 +103,6 @@ func (c *console) tell(p []byte) {
 	}
 }
 
-// text returns what the guest has printed last.
-func (c *console) text() string {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return string(c.last)
-}
-
 // attach connects rw with the console: first comes what was printed last. It returns when the VM has ended, when rw takes no more, or
 // when ctx ends. That rw has nothing more to say does not end it.
 func (c *console) attach(ctx context.Context, rw io.ReadWriter) error {
