@@ -260,7 +260,12 @@ func TestCodes(t *testing.T) {
 			t.Errorf("%s has exit status %d", p.Code, p.Exit)
 		}
 	}
-	if diff := cmp.Diff(own(t), slices.Sorted(maps.Keys(made))); diff != "" {
+	// These take a hypervisor, and are made by the tests of running VMs, or want a machine without one.
+	elsewhere := []string{
+		"DS-DEFINE", "DS-DEFINED", "DS-HYPERVISOR", "DS-MANIFEST", "DS-NO-HYPERVISOR", "DS-NOT-RUNNING", "DS-OTHER-HYPERVISOR", "DS-RUNNING", "DS-STILL-RUNNING",
+	}
+	here := slices.DeleteFunc(own(t), func(code string) bool { return slices.Contains(elsewhere, code) })
+	if diff := cmp.Diff(here, slices.Sorted(maps.Keys(made))); diff != "" {
 		t.Errorf("codes in the source, codes that were made here: %s", diff)
 	}
 	// Nothing of all that has touched what was there.
