@@ -31,7 +31,7 @@ type board struct {
 	blocks  map[image.Digest]*blockState
 	failed  int
 	cause   error // of the first block that no source could give
-	over    chan struct{}
+	ended   chan struct{}
 	bad     func(Source, error) // told of each block that a source did not give; may be nil
 }
 
@@ -61,7 +61,7 @@ type blockState struct {
 
 // newBoard hands the blocks out to the sources.
 func newBoard(sources []Source, blocks []image.Digest) *board {
-	b := &board{blocks: make(map[image.Digest]*blockState, len(blocks)), left: len(blocks), over: make(chan struct{})}
+	b := &board{blocks: make(map[image.Digest]*blockState, len(blocks)), left: len(blocks), ended: make(chan struct{})}
 	b.change = sync.NewCond(&b.mu)
 	for _, s := range sources {
 		b.add(s)
@@ -155,9 +155,9 @@ func (b *board) finishOne() {
 func (b *board) end() {
 	b.change.Broadcast()
 	select {
-	case <-b.over:
+	case <-b.ended:
 	default:
-		close(b.over)
+		close(b.ended)
 	}
 }
 
@@ -301,6 +301,27 @@ func (b *board) giveUp(i int, why error) {
 		}
 	}
 	b.change.Broadcast()
+}
+
+// over reports whether nobody needs to give a block any more.
+func (b *board) over(d image.Digest) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	st := b.blocks[d]
+	return st != nil && st.final && !st.lost
+}
+
+// wanted returns how many of the blocks source i is still to give.
+func (b *board) wanted(i int, blocks map[image.Digest]bool) int {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	n := 0
+	for d := range blocks {
+		if st := b.blocks[d]; !st.final && st.source == i {
+			n++
+		}
+	}
+	return n
 }
 
 // err returns nil when every block is done.

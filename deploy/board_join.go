@@ -3,6 +3,8 @@ package deploy
 import (
 	"errors"
 	"io/fs"
+
+	"disksync/image"
 )
 
 // join adds a source to a board at work. It gets what is still wanted of the blocks that it has and that a source behind it in the
@@ -117,4 +119,30 @@ func (b *board) attend(start func(i int)) {
 			start(n)
 		}
 	}
+}
+
+// landed notes that a block is in its place which no source of the board gave.
+func (b *board) landed(d image.Digest) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	st := b.blocks[d]
+	switch {
+	case st == nil || st.final && !st.lost:
+	case st.lost:
+		st.lost = false
+		if b.failed--; b.failed == 0 {
+			b.cause = nil
+		}
+	default:
+		st.final = true
+		b.finishOne()
+	}
+}
+
+// inHand reports whether a worker has a block.
+func (b *board) inHand(d image.Digest) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	st := b.blocks[d]
+	return st != nil && st.inHand && !st.final
 }

@@ -33,11 +33,16 @@ func (s *Store) InstallWith(ctx context.Context, x *layer.Index, sources []Sourc
 		return nil, err
 	}
 	defer done()
+	y, err := s.site(ctx, x)
+	if err != nil {
+		return nil, err
+	}
+	defer y.release()
 	g := guests{sources: sources}
 	if visit != nil {
 		g.visit = func(_ context.Context, b *board) { visit(Board{b}) }
 	}
-	in, err := s.install(ctx, x, from, image.System, g, t)
+	in, err := s.install(ctx, y, from, image.System, g, t)
 	out := &Outcome{}
 	if in != nil {
 		in.report(out, map[string]int{})
@@ -134,5 +139,5 @@ func (n *Net) OneRange() bool { return n.oneRange.Load() }
 
 // Reach returns what one request of a run of frames asks for.
 func (n *Net) Reach(t []layer.Frame, have, gap int64) (spans []syncclient.Span, frames int) {
-	return n.reach(t, have, gap)
+	return n.reach(t, have, gap, n.most())
 }

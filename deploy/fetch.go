@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"slices"
-	"sync"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -33,7 +32,7 @@ const (
 
 // source returns the Synchronizer as the Source of the blocks of one layer.
 func (n *Net) source(x *layer.Index) *netSource {
-	s := &netSource{net: n, x: x, frames: make(map[image.Digest]int, x.Len())}
+	s := &netSource{net: n, x: x, frames: make(map[image.Digest]int, x.Len()), transit: new(transit)}
 	for i := range x.Len() {
 		f := x.Frame(i)
 		// Of two frames of a block that which refers to fewer others can be unpacked earlier.
@@ -48,9 +47,11 @@ type netSource struct {
 	net    *Net
 	x      *layer.Index
 	frames map[image.Digest]int
-
-	mu    sync.Mutex
-	parts map[image.Digest][]byte // the beginnings of frames whose Fetch was ended
+	*transit
+	// gate is what the source makes way at; nil: nowhere, since somebody waits for what it brings.
+	gate *gate
+	// skip reports whether a block is here already, whoever brought it; nil: none is.
+	skip func(image.Digest) bool
 }
 
 func (s *netSource) Kind() string { return Network }
@@ -68,55 +69,88 @@ func (s *netSource) Holds(d image.Digest) (int64, bool) {
 // deliverer is what a Fetch hands its blocks to.
 type deliverer func(image.Digest, layer.Frame, []byte, error) error
 
-// Fetch implements Source. The frames come in the order of the file; a request that is cut off goes on where it was.
+// Fetch implements Source. The frames come in the order of the file; a request that is cut off goes on where it was. Blocks that came
+// from elsewhere meanwhile are left out.
 func (s *netSource) Fetch(ctx context.Context, blocks []image.Digest, deliver func(image.Digest, layer.Frame, []byte, error) error) error {
 	todo := s.inOrder(blocks)
 	gap := s.net.gap(todo)
-	q := newQueue(&s.net.pace, s.net.Client.Bytes)
+	q := newQueue(&s.net.pace, s.net.Client.Bytes, s.gate)
 	g, ctx := errgroup.WithContext(ctx)
 	for len(todo) > 0 {
-		part, alone := s.begun(todo)
-		spans, k := s.net.reach(todo[:alone], int64(len(part)), gap)
-		r := &run{t: todo[:max(k, 1)], gap: gap, part: part}
-		todo = todo[len(r.t):]
-		turn, err := q.turn(ctx, total(spans))
+		turn, err := q.turn(ctx)
+		var r *run
+		if err == nil {
+			r, todo, err = s.next(ctx, todo, gap)
+		}
 		if err != nil {
 			g.Go(func() error { return err })
+		}
+		if r == nil {
 			break
 		}
+		turn.expect(r.length)
 		g.Go(func() error {
 			defer turn.end()
-			err := s.fetchRun(ctx, turn, r, deliver)
-			s.keep(r)
-			return err
+			defer s.leave(r)
+			return s.fetchRun(ctx, turn, r, deliver)
 		})
 	}
 	return g.Wait()
 }
 
-// begun returns what is here of the first frame from an earlier Fetch, and how many frames can be one run with it: what is here of a
-// frame counts at the beginning of a run.
-func (s *netSource) begun(todo []layer.Frame) (part []byte, n int) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	part = s.parts[todo[0].Digest]
-	delete(s.parts, todo[0].Digest)
-	for n = 1; n < len(todo) && s.parts[todo[n].Digest] == nil; n++ {
+// next makes a run of some of the frames that are still wanted, and returns the others. It waits while there are only such as somebody
+// else asks for. Without any the run is nil.
+func (s *netSource) next(ctx context.Context, todo []layer.Frame, gap int64) (*run, []layer.Frame, error) {
+	for {
+		if err := s.gate.wait(ctx); err != nil {
+			return nil, nil, err
+		}
+		if todo = s.wanted(todo); len(todo) == 0 {
+			return nil, nil, nil
+		}
+		for i := range todo {
+			r := &run{gap: gap}
+			r.t, r.part = s.begin(todo[i:], func(free []layer.Frame, part []byte) int {
+				spans, k := s.net.reach(free, int64(len(part)), gap, s.room())
+				r.length = total(spans)
+				return max(k, 1)
+			})
+			if r.t != nil {
+				return r, append(slices.Clone(todo[:i]), todo[i+len(r.t):]...), nil
+			}
+		}
+		if err := s.await(ctx, todo); err != nil {
+			return nil, nil, err
+		}
 	}
-	return part, n
 }
 
-// keep remembers what came of a frame in a run that was ended.
-func (s *netSource) keep(r *run) {
-	if len(r.t) == 0 || len(r.part) == 0 {
-		return
+// wanted leaves out what is here.
+func (s *netSource) wanted(t []layer.Frame) []layer.Frame {
+	if s.skip == nil {
+		return t
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.parts == nil {
-		s.parts = map[image.Digest][]byte{}
+	return slices.DeleteFunc(slices.Clone(t), func(f layer.Frame) bool { return s.skip(f.Digest) })
+}
+
+// makeWay has a run wait between two requests while somebody waits for something else on the line.
+func (s *netSource) makeWay(ctx context.Context, turn *turn, r *run) error {
+	if !s.gate.closed() {
+		return nil
 	}
-	s.parts[r.t[0].Digest] = r.part
+	turn.expect(0)
+	s.leave(r)
+	for {
+		if err := s.gate.wait(ctx); err != nil {
+			return err
+		}
+		if r.t = s.wanted(r.t); s.rejoin(r) {
+			return nil
+		}
+		if err := s.await(ctx, r.t); err != nil {
+			return err
+		}
+	}
 }
 
 // inOrder returns the frames of blocks in the order of the file.
@@ -174,12 +208,25 @@ func (n *Net) most() int64 {
 const (
 	answerTime  = time.Minute
 	leastAnswer = 4 << 10
+	// While demands may come, what is fetched ahead of them comes in answers that take so long about, but are not shorter than so many
+	// bytes: a demand waits for one of them at most.
+	shortAnswer      = 250 * time.Millisecond
+	leastShortAnswer = 32 << 10
 )
 
+// room returns how many bytes the next request may ask for.
+func (s *netSource) room() int64 {
+	n := s.net.most()
+	if s.gate.watched() {
+		n = min(n, s.net.pace.short())
+	}
+	return n
+}
+
 // reach returns the ranges of a request that brings as many of the frames as one may, and their number; have bytes of the first one
-// are here already. When not even that one fits in, it is 0, and the range is a part of it.
-func (n *Net) reach(t []layer.Frame, have, gap int64) (spans []syncclient.Span, frames int) {
-	ranges, room := api.MaxRanges, n.most()
+// are here already, and room is the most that it may bring. When not even that one fits in, it is 0, and the range is a part of it.
+func (n *Net) reach(t []layer.Frame, have, gap, room int64) (spans []syncclient.Span, frames int) {
+	ranges := api.MaxRanges
 	if n.oneRange.Load() {
 		ranges = 1
 	}
@@ -219,9 +266,10 @@ func total(spans []syncclient.Span) int64 {
 
 // run is frames that are to be fetched, with one request where the line holds and the Synchronizer agrees.
 type run struct {
-	t    []layer.Frame
-	part []byte // what is here of the first one
-	gap  int64  // that is fetched along
+	t      []layer.Frame
+	part   []byte // what is here of the first one
+	gap    int64  // that is fetched along
+	length int64  // of the first answer
 }
 
 // someWay is how much of a frame counts as progress when the whole of it did not come.
@@ -230,13 +278,17 @@ const someWay = 16 << 10
 func (s *netSource) fetchRun(ctx context.Context, turn *turn, r *run, deliver deliverer) error {
 	var deliverErr error
 	take := func(f layer.Frame, b []byte) error {
+		defer s.end(f) // who wanted the same finds it handed over
 		deliverErr = deliver(f.Digest, f, b, nil)
 		return deliverErr
 	}
 	err := s.net.persist(ctx, func() (bool, error) {
 		frames, part := len(r.t), len(r.part)
 		for len(r.t) > 0 {
-			err := s.request(ctx, turn, r, take)
+			err := s.makeWay(ctx, turn, r)
+			if err == nil && len(r.t) > 0 {
+				err = s.request(ctx, turn, r, take)
+			}
 			switch {
 			case deliverErr != nil:
 				return true, nil
@@ -259,7 +311,7 @@ var errOneRange = errors.New("one range a request")
 func (s *netSource) request(ctx context.Context, turn *turn, r *run, take func(layer.Frame, []byte) error) error {
 	ctx, done := s.net.Client.WhileOpen(ctx)
 	defer done()
-	spans, frames := s.net.reach(r.t, int64(len(r.part)), r.gap)
+	spans, frames := s.net.reach(r.t, int64(len(r.part)), r.gap, s.room())
 	turn.ask(total(spans))
 	body, err := s.net.Client.Ranges(ctx, s.x.Ref(), spans)
 	if len(spans) > 1 && syncclient.Code(err) == api.CodeInvalid {
@@ -272,11 +324,18 @@ func (s *netSource) request(ctx context.Context, turn *turn, r *run, take func(l
 	defer body.Close()
 	turn.answered()
 	s.net.tell(LineRunning)
-	if err := r.read(bufio.NewReaderSize(turn.watch(body), 64<<10), spans, frames, take); err != nil {
+	err = r.read(bufio.NewReaderSize(turn.watch(body), 64<<10), spans, frames, take)
+	if errors.Is(err, errMakeWay) {
+		return nil
+	}
+	if err != nil {
 		return fmt.Errorf("layer %s: %w", s.x.ID().Short(), err)
 	}
 	return nil
 }
+
+// errMakeWay says that an answer was given up since somebody waits for something else.
+var errMakeWay = errors.New("deploy: somebody waits")
 
 // read takes frames out of an answer with these ranges, or a part of the first one when the number of frames is 0.
 func (r *run) read(body io.Reader, spans []syncclient.Span, frames int, take func(layer.Frame, []byte) error) error {

@@ -75,5 +75,8 @@ func (s *Store) DropPart(id image.UUID) error {
 		return nil
 	}
 	defer done()
+	if s.sites.building(id) {
+		return nil
+	}
 	return durable.Remove(s.fsys, partFile(id))
 }

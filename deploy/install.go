@@ -35,31 +35,36 @@ type guests struct {
 }
 
 // install builds the VHD of one layer from the sources, in the order of preference, checks it and names it. The caller sees to
-// it that nobody else builds the same (see build).
-func (s *Store) install(ctx context.Context, x *layer.Index, from image.State, role image.Role, g guests, t *Tally) (*installed, error) {
-	to, err := x.Apply(from)
+// it that nobody else installs the same (see builders).
+func (s *Store) install(ctx context.Context, y *site, from image.State, role image.Role, g guests, t *Tally) (*installed, error) {
+	to, err := y.x.Apply(from)
 	if err != nil {
 		return nil, err
 	}
-	p, err := s.openPart(x)
-	if err != nil {
+	if err := y.start(nil, 0); err != nil {
 		return nil, err
 	}
 	in := &installer{
-		store: s, x: x, from: from, p: p, tally: t, role: role,
+		store: s, x: y.x, from: from, site: y, tally: t, role: role,
 		budget: semaphore.NewWeighted(inFlight), dec: layer.NewDecoder(runtime.GOMAXPROCS(0)),
-		processors: make(chan struct{}, runtime.GOMAXPROCS(0)),
+		processors: make(chan struct{}, runtime.GOMAXPROCS(0)), counted: map[image.Digest]bool{},
 	}
 	defer in.dec.Close()
-	in.base = p.base(x)
+	if in.p = y.part; in.p == nil {
+		return nil, errNoPart
+	}
+	in.base = in.p.base(y.x)
 	in.back = newReadBack(in)
 	err = in.fill(ctx, g)
-	p.Close()
+	y.attach(nil)
 	if err == nil {
 		err = in.back.finish(ctx)
 	}
 	if err == nil {
 		err = s.nameGolden(to)
+	}
+	if err == nil {
+		y.finish()
 	}
 	return in.outcome(), err
 }
@@ -81,6 +86,7 @@ type installer struct {
 	store  *Store
 	x      *layer.Index
 	from   image.State
+	site   *site
 	p      *part
 	tally  *Tally
 	role   image.Role
@@ -97,7 +103,9 @@ type installer struct {
 	back *readBack
 
 	mu       sync.Mutex
-	unsynced []int // blocks that were written since the last sync
+	unsynced []int                 // blocks that were written since the last sync
+	now      *board                // the board while it is at work
+	counted  map[image.Digest]bool // blocks that count as done
 }
 
 // installed says what an install did, by source.
@@ -114,7 +122,7 @@ func (in *installer) fill(ctx context.Context, g guests) error {
 	}
 	sources := g.sources
 	for _, digests := range in.byLevel() {
-		in.board = newBoard(sources, digests)
+		in.begin(newBoard(sources, digests))
 		in.board.bad = g.bad
 		err := in.run(ctx, g.visit)
 		in.used = append(in.used, in.board.all()...)
@@ -155,15 +163,15 @@ func (in *installer) survey(ctx context.Context) error {
 	defer putBlock(zeros)
 	clear(zeros[:])
 	err := eachFrame(ctx, in.x, func(f layer.Frame, b []byte) error {
-		good, err := in.isThere(f, b)
+		good, fresh, err := in.site.look(f, b)
 		if err != nil {
 			return err
 		}
-		if good {
+		if fresh {
 			in.back.sums.note(b, f.Block)
 		}
 		if !good && f.Codec == layer.Zero {
-			if err := in.p.put(f.Block, zeros[:], b); err != nil {
+			if err := in.site.put(f.Block, zeros[:], b, false); err != nil {
 				return err
 			}
 		}
@@ -189,20 +197,10 @@ func (in *installer) survey(ctx context.Context) error {
 		in.work[f.Digest] += int64(f.Length)
 	}
 	in.tally.begin(StageTransfer, in.role, total)
-	in.tally.had(had)
+	in.tally.had(had - in.site.takeCredit())
 	in.tally.count(0, kept, zero)
+	in.site.attach(in)
 	return nil
-}
-
-// isThere reports whether an earlier run has put the right block in its place.
-func (in *installer) isThere(f layer.Frame, b []byte) (bool, error) {
-	if !in.p.Allocated(f.Block) {
-		return false, nil
-	}
-	if err := readBlock(in.p, b, f.Block); err != nil {
-		return false, err
-	}
-	return image.SumBlock(b) == f.Digest, nil
 }
 
 // job is a frame that was got and is to be unpacked and put in its place.
@@ -276,7 +274,7 @@ func (in *installer) fetch(ctx context.Context, i int, jobs chan<- job) {
 			return d.take(ctx, b, f, packed, err)
 		})
 		cancel()
-		n := d.end()
+		n := in.board.wanted(i, d.end())
 		if in.board.recalled(i) {
 			continue
 		}
@@ -303,7 +301,7 @@ type delivery struct {
 
 // take is the deliver of a Fetch.
 func (d *delivery) take(ctx context.Context, b image.Digest, f layer.Frame, packed []byte, err error) error {
-	if !d.begin(b) {
+	if !d.begin(b) || d.in.board.over(b) {
 		return ctx.Err() // it was not asked for, or is here already
 	}
 	defer d.busy.Done()
@@ -350,13 +348,13 @@ func (d *delivery) putBack(b image.Digest) {
 	d.open[b] = true
 }
 
-// end returns how many blocks were not delivered. Later ones are not taken any more.
-func (d *delivery) end() int {
+// end returns the blocks that were not delivered. Later ones are not taken any more.
+func (d *delivery) end() map[image.Digest]bool {
 	d.mu.Lock()
 	d.ended = true
 	d.mu.Unlock()
 	d.busy.Wait()
-	return len(d.open)
+	return d.open
 }
 
 // place unpacks frames, checks them, and writes them. An error of the disk that is written ends the transfer; anything else
@@ -399,11 +397,12 @@ func (in *installer) placeOne(ctx context.Context, j job, block, scratch []byte,
 		return nil // the block is not lost, it was never there
 	}
 	for _, at := range in.blocks[d] {
-		if err := in.p.put(at, block, scratch); err != nil {
+		if err := in.site.put(at, block, scratch, false); err != nil {
 			return err
 		}
 	}
-	if first, healed := in.board.done(j.source, d, n); first {
+	in.site.landed(d)
+	if first, healed := in.board.done(j.source, d, n); first && in.count(d) {
 		in.tally.got(kind, n, in.work[d], healed)
 	} else {
 		in.tally.wasted(kind, n)

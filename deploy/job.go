@@ -77,6 +77,7 @@ func (j *Job) Run(ctx context.Context, p *Plan) (*Outcome, error) {
 		if failed, err = j.runDisks(ctx, p, out, bySource); err == nil || !j.ban(failed, err) {
 			break
 		}
+		j.leavePath(p)
 		next, planErr := j.Plan(ctx)
 		if planErr != nil || j.checkPlan(next) != nil {
 			break // the first error says more
@@ -94,6 +95,14 @@ func (j *Job) Run(ctx context.Context, p *Plan) (*Outcome, error) {
 
 // runDisks installs what is to be installed of all disks. With an error it returns the step that failed.
 func (j *Job) runDisks(ctx context.Context, p *Plan, out *Outcome, bySource map[string]int) (*Step, error) {
+	towers, down, err := j.towers(ctx, p)
+	if err != nil {
+		return nil, err
+	}
+	defer down()
+	if err := j.boot(ctx, towers); err != nil {
+		return nil, err
+	}
 	for i := range p.Disks {
 		if failed, err := j.runDisk(ctx, &p.Disks[i], out, bySource); err != nil {
 			return failed, fmt.Errorf("%s disk: %w", p.Disks[i].Role, err)
@@ -114,10 +123,7 @@ func (j *Job) ban(st *Step, err error) bool {
 			return false
 		}
 	}
-	if j.banned == nil {
-		j.banned = map[image.LayerID]error{}
-	}
-	j.banned[st.Layer] = err
+	j.banned.add(st.Layer, err)
 	return true
 }
 
@@ -193,6 +199,10 @@ func (j *Job) stepOnce(ctx context.Context, dp *DiskPlan, st *Step, from image.S
 	if there {
 		j.Tally.had(st.work())
 		j.tellInstalled(st)
+		if y, _ := j.Store.trySite(st.index, func(*site) bool { return true }); y != nil {
+			y.finish()
+			y.release()
+		}
 		return nil
 	}
 	return j.runStep(ctx, dp, st, from, out, bySource)
@@ -201,7 +211,12 @@ func (j *Job) stepOnce(ctx context.Context, dp *DiskPlan, st *Step, from image.S
 // runStep installs one layer on top of the state from, whether or not it is there. Nobody else may be building it.
 func (j *Job) runStep(ctx context.Context, dp *DiskPlan, st *Step, from image.State, out *Outcome, bySource map[string]int) error {
 	j.settle()
-	sources, err := j.sources(st, dp)
+	y, err := j.Store.site(ctx, st.index)
+	if err != nil {
+		return err
+	}
+	defer y.release()
+	sources, err := j.sources(st, dp, y)
 	if err != nil {
 		return err
 	}
@@ -214,7 +229,7 @@ func (j *Job) runStep(ctx context.Context, dp *DiskPlan, st *Step, from image.St
 		sources: j.Tally.timed(sources), bad: j.tellBad,
 		visit: func(ctx context.Context, b *board) { j.receive(ctx, b, dp.Role, st, dp) },
 	}
-	done, err := j.Store.install(ctx, st.index, from, dp.Role, g, j.Tally)
+	done, err := j.Store.install(ctx, y, from, dp.Role, g, j.Tally)
 	if done != nil {
 		done.report(out, bySource)
 	}

@@ -50,17 +50,33 @@ func (p *pace) moved(bytes int64, now time.Time) {
 }
 
 // ahead is how many bytes may still be on their way when more is asked for: what the line brings in two round trips, so that it is
-// never idle until the next answer begins, and that on a slow line one answer is whole before the next one takes its share.
-func (p *pace) ahead() int64 {
+// never idle until the next answer begins, and that on a slow line one answer is whole before the next one takes its share. While
+// demands may come it is half as much: it just lasts until then.
+func (p *pace) ahead(watched bool) int64 {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return int64(2 * p.rate * p.trip.Seconds())
+	n := p.rate * p.trip.Seconds()
+	if !watched {
+		n *= 2
+	}
+	return int64(n)
+}
+
+// short is how many bytes an answer has at most that is not given up when somebody waits.
+func (p *pace) short() int64 { return max(p.in(shortAnswer), leastShortAnswer) }
+
+// in is how many bytes the line brings in that time; 0: not known.
+func (p *pace) in(d time.Duration) int64 {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return int64(p.rate * d.Seconds())
 }
 
 // queue says when the next request may be made. One is always under way; more are when the line would otherwise stand idle.
 type queue struct {
 	pace    *pace
 	bytes   func() int64  // that went over the line
+	gate    *gate         // tells whether demands may come
 	changed chan struct{} // has room for one
 
 	mu      sync.Mutex
@@ -68,33 +84,32 @@ type queue struct {
 	coming  int64 // bytes that were asked for and are not here
 }
 
-func newQueue(p *pace, bytes func() int64) *queue {
-	return &queue{pace: p, bytes: bytes, changed: make(chan struct{}, 1)}
+func newQueue(p *pace, bytes func() int64, g *gate) *queue {
+	return &queue{pace: p, bytes: bytes, gate: g, changed: make(chan struct{}, 1)}
 }
 
-// turn waits until n bytes may be asked for.
-func (q *queue) turn(ctx context.Context, n int64) (*turn, error) {
-	for !q.begin(n) {
+// turn waits until more may be asked for.
+func (q *queue) turn(ctx context.Context) (*turn, error) {
+	for !q.begin() {
 		select {
 		case <-q.changed:
 		case <-ctx.Done():
 			return nil, context.Cause(ctx)
 		}
 	}
-	return &turn{q: q, left: n}, nil
+	return &turn{q: q}, nil
 }
 
-func (q *queue) begin(n int64) bool {
+func (q *queue) begin() bool {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	if q.running > 0 && (q.running >= maxRequests || q.coming > q.pace.ahead()) {
+	if q.running > 0 && (q.running >= maxRequests || q.coming > q.pace.ahead(q.gate.watched())) {
 		return false
 	}
 	if q.running == 0 {
 		q.pace.begin(q.bytes(), time.Now())
 	}
 	q.running++
-	q.coming += n
 	return true
 }
 
@@ -116,10 +131,16 @@ type turn struct {
 	asked time.Time
 }
 
+// expect notes that n bytes are going to be asked for.
+func (t *turn) expect(n int64) {
+	t.q.add(0, n-t.left)
+	t.left = n
+}
+
 // ask notes that n bytes are asked for now.
 func (t *turn) ask(n int64) {
-	t.q.add(0, n-t.left)
-	t.left, t.asked = n, time.Now()
+	t.expect(n)
+	t.asked = time.Now()
 }
 
 func (t *turn) answered() { t.q.pace.answered(time.Since(t.asked)) }
@@ -143,6 +164,9 @@ type watchedBody struct {
 }
 
 func (w *watchedBody) Read(p []byte) (int, error) {
+	if w.t.left > w.t.q.pace.short() && w.t.q.gate.closed() {
+		return 0, errMakeWay // it was asked for before anybody waited
+	}
 	n, err := w.Reader.Read(p)
 	w.t.got(int64(n))
 	return n, err

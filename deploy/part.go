@@ -17,21 +17,27 @@ type part struct {
 	*vhd.Disk
 	file    durable.File
 	id      image.UUID
-	parents *chain // nil for a dynamic disk
+	parents disk // nil for a dynamic disk
+	files   *chain
 }
 
-// openPart opens the part of the VHD for x's To, making it anew when there is none or it is of no use.
-func (s *Store) openPart(x *layer.Index) (*part, error) {
+// openPart opens the part of the VHD for x's To, making it anew when there is none or it is of no use. below is the content of the
+// disk that it stands on; nil: that is installed.
+func (s *Store) openPart(x *layer.Index, below disk) (*part, error) {
 	p := &part{id: image.VHDUUID(x.To())}
-	var below []*vhd.Image
-	if !x.From().IsZero() {
+	var members []*vhd.Image
+	switch base := image.VHDUUID(x.From()); {
+	case x.From().IsZero():
+	case below != nil:
+		p.parents, members = below, []*vhd.Image{vhd.Content(base, below, below.Size())}
+	default:
 		var err error
-		if p.parents, err = s.openChain(image.VHDUUID(x.From())); err != nil {
+		if p.files, err = s.openChain(base); err != nil {
 			return nil, err
 		}
-		below = p.parents.Members()
+		p.parents, members = p.files, p.files.Members()
 	}
-	err := p.open(s, x, below)
+	err := p.open(s, x, members)
 	if err != nil {
 		p.Close()
 		return nil, fmt.Errorf("build disk %s: %w", p.id, err)
@@ -119,8 +125,8 @@ func (p *part) Close() {
 	if p.file != nil {
 		p.file.Close()
 	}
-	if p.parents != nil {
-		p.parents.Close()
+	if p.files != nil {
+		p.files.Close()
 	}
 }
 
@@ -159,6 +165,25 @@ func (p *part) put(block int, b, scratch []byte) error {
 	}
 	// From here on the block survives the end of this process.
 	return p.WriteBack()
+}
+
+// putWhole makes block the content b with all its sectors, so that nothing of it is read from below.
+func (p *part) putWhole(block int, b []byte) error {
+	start := int64(block) * image.BlockSize
+	if _, err := p.WriteAt(b[:min(image.BlockSize, p.Size()-start)], start); err != nil {
+		return fmt.Errorf("write block %d: %w", block, err)
+	}
+	return p.WriteBack()
+}
+
+// owns reports whether nothing of a block is read from below.
+func (p *part) owns(block int) (bool, error) {
+	for x, err := range p.Extents(int64(block)*image.BlockSize, image.BlockSize) {
+		if err != nil || x.Member != 0 {
+			return false, err
+		}
+	}
+	return true, nil
 }
 
 const (

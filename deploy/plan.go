@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync"
 
 	"disksync/cache"
 	"disksync/image"
@@ -98,8 +99,9 @@ type Job struct {
 	// Bad is told of each block that a source did not give, and why, from several goroutines; nil: nobody is.
 	Bad func(kind, name string, why error)
 
-	banned map[image.LayerID]error // layers that turned out to be of no use
+	banned bans
 	visits visits
+	media  sync.RWMutex // held to change Media while others look
 }
 
 // index gets a layer's index from a medium, else from the Synchronizer.
@@ -170,6 +172,17 @@ type planner struct {
 }
 
 func (p *planner) disk(ctx context.Context, d *image.Disk) error {
+	if t := p.job.Store.standing(d.State); t != nil {
+		dp, err := t.rest(), error(nil)
+		t.release()
+		if p.job.allows(&dp) {
+			for k := range dp.Steps {
+				err = errors.Join(err, p.step(&dp, &dp.Steps[k]))
+			}
+			p.Disks = append(p.Disks, dp)
+			return err
+		}
+	}
 	r, err := p.job.newRouter(ctx, d, p.here, nil)
 	if err != nil {
 		return err
@@ -208,7 +221,7 @@ func (r *router) plan(path []*edge) DiskPlan {
 
 // step adds up where the blocks of a step are to come from.
 func (p *planner) step(dp *DiskPlan, st *Step) error {
-	sources, err := p.job.sources(st, dp)
+	sources, err := p.job.sources(st, dp, nil)
 	if err != nil {
 		return err
 	}
@@ -293,19 +306,28 @@ func (s *Store) partBlocks(id image.UUID, from image.StateID) (map[int]bool, err
 	return out, nil
 }
 
-// sources returns the sources of a step's blocks in the order of preference: this machine, USB, DVD, the Synchronizer.
-func (j *Job) sources(st *Step, dp *DiskPlan) ([]Source, error) {
+// sources returns the sources of a step's blocks in the order of preference: this machine, USB, DVD, the Synchronizer. y is where they
+// go; nil: nowhere.
+func (j *Job) sources(st *Step, dp *DiskPlan, y *site) ([]Source, error) {
 	w := st.wanted(dp)
 	here, err := j.Store.newLocal(w.Blocks)
 	if err != nil {
 		return nil, err
 	}
 	sources := []Source{here}
-	for _, inv := range j.Media {
+	j.media.RLock()
+	media := j.Media
+	j.media.RUnlock()
+	for _, inv := range media {
 		sources = append(sources, inv.Source(w))
 	}
 	if j.Net != nil {
-		sources = append(sources, j.Net.source(st.index))
+		src := j.Net.source(st.index)
+		if y != nil {
+			src.transit, src.gate = &y.transit, &j.Store.gate
+			src.skip = func(d image.Digest) bool { return y.hasAll(d) || y.inHand(d) }
+		}
+		sources = append(sources, src)
 	}
 	slices.SortStableFunc(sources, func(a, b Source) int { return cmp.Compare(preference(a), preference(b)) })
 	return sources, nil

@@ -30,6 +30,8 @@ type Store struct {
 	now   func() time.Time
 	boot  image.UUID // of the present run of the machine
 	parts builders
+	sites sites
+	gate  gate
 
 	mu      sync.Mutex          // one change of the records at a time, with the removal of what they no longer need
 	holders int                 // see Hold

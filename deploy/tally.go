@@ -35,6 +35,8 @@ type Progress struct {
 	Healed    int              `json:"healed"` // blocks that came from another source than the first
 	Line      LineState        `json:"line"`
 	Held      string           `json:"held,omitempty"` // why nothing is fetched though the line is good
+	// Waits is the block that a running VM waits for, and why; empty: it does not.
+	Waits string `json:"waits,omitempty"`
 }
 
 // Tally counts what a job does. It is safe for concurrent use.
@@ -76,6 +78,13 @@ func (t *Tally) SetHeld(why string) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.p.Held = why
+}
+
+// setWaits notes what a VM waits for; "": nothing.
+func (t *Tally) setWaits(what string) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.p.Waits = what
 }
 
 func (t *Tally) begin(s Stage, r image.Role, total int64) {

@@ -79,6 +79,8 @@ func (j *Job) settle() {
 }
 
 func (j *Job) accept(v visit) {
+	j.media.Lock()
+	defer j.media.Unlock()
 	if v.left == nil {
 		j.Media = append(slices.Clone(j.Media), v.inv)
 		return
@@ -105,7 +107,7 @@ func (j *Job) receive(ctx context.Context, b *board, role image.Role, st *Step, 
 		}
 		select {
 		case <-more:
-		case <-b.over:
+		case <-b.ended:
 			return
 		}
 	}
