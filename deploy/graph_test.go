@@ -56,9 +56,11 @@ func (s *shop) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 }
 
 // open returns the shop as a Net. It is there as long as the test.
-func (s *shop) open(t *testing.T) *deploy.Net {
+func (s *shop) open(t *testing.T) *deploy.Net { return openShop(t, s) }
+
+func openShop(t *testing.T, h http.Handler) *deploy.Net {
 	t.Helper()
-	srv := httptest.NewUnstartedServer(s)
+	srv := httptest.NewUnstartedServer(h)
 	srv.Config.ErrorLog = log.New(io.Discard, "", 0)
 	srv.StartTLS()
 	t.Cleanup(srv.Close)

@@ -301,7 +301,7 @@ type delivery struct {
 
 // take is the deliver of a Fetch.
 func (d *delivery) take(ctx context.Context, b image.Digest, f layer.Frame, packed []byte, err error) error {
-	if !d.begin(b) || d.in.board.over(b) {
+	if d.in.board.over(b) || !d.begin(b) {
 		return ctx.Err() // it was not asked for, or is here already
 	}
 	defer d.busy.Done()
