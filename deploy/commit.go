@@ -20,12 +20,12 @@ import (
 func (s *Store) Commit(name string, m image.Verified, keep map[image.Role]bool) (VM, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	vm, err := s.commit(name, m, keep)
+	vm, err := s.commit(name, m, keep, nil)
 	return vm, explainDisk(err, fmt.Sprintf("VM %s was not brought to version %d", name, originOf(m.Manifest()).version))
 }
 
-// commit is called with mu held.
-func (s *Store) commit(name string, m image.Verified, keep map[image.Role]bool) (VM, error) {
+// commit is called with mu held. incomplete are the VHDs that a version stands on which is not installed yet.
+func (s *Store) commit(name string, m image.Verified, keep map[image.Role]bool, incomplete []image.UUID) (VM, error) {
 	mf := m.Manifest()
 	of := originOf(mf)
 	old, err := s.VM(name)
@@ -38,7 +38,7 @@ func (s *Store) commit(name string, m image.Verified, keep map[image.Role]bool) 
 			fmt.Sprintf("VM %s was made from another image than %s (its id differs)", name, mf.Image), "the VM is as it was",
 			"deploy the image under another name with --as")
 	}
-	if err := s.idle(old, "updated"); err != nil {
+	if err := errors.Join(s.idle(old, "updated"), old.Whole("updated")); err != nil {
 		return old, err
 	}
 	manifest, err := s.writeManifest(m)
@@ -48,7 +48,7 @@ func (s *Store) commit(name string, m image.Verified, keep map[image.Role]bool) 
 	next := VM{
 		Format: recordFormat, ID: old.ID, Name: name, Image: mf.Image, ImageID: of.id, Counter: old.Counter + 1, Kept: old.Kept,
 		Backup: old.Backup, SaveChanges: old.SaveChanges && mf.Mode == image.Dynamic,
-		Current: Deployment{Point: of.point, Version: of.version, Mode: mf.Mode, Manifest: manifest, Installed: s.now().UTC()},
+		Current: Deployment{Point: of.point, Version: of.version, Mode: mf.Mode, Manifest: manifest, Installed: s.now().UTC(), Incomplete: incomplete},
 	}
 	if of.point != 0 && len(keep) > 0 {
 		next.Current.Version = old.Current.Version // that of the disks that stay
@@ -59,7 +59,7 @@ func (s *Store) commit(name string, m image.Verified, keep map[image.Role]bool) 
 		next.Previous = &old.Current
 	}
 	for i := range mf.Disks {
-		d, err := s.newDisk(&mf.Disks[i], &old.Current, keep)
+		d, err := s.newDisk(&mf.Disks[i], &old.Current, keep, incomplete)
 		if err != nil {
 			return old, err
 		}
@@ -89,7 +89,7 @@ func originOf(mf *image.Manifest) origin {
 
 // newDisk makes one disk of a new deployment: a fresh leaf on the installed state, or the disk that the VM has when it is to
 // be kept.
-func (s *Store) newDisk(d *image.Disk, old *Deployment, keep map[image.Role]bool) (InstalledDisk, error) {
+func (s *Store) newDisk(d *image.Disk, old *Deployment, keep map[image.Role]bool, incomplete []image.UUID) (InstalledDisk, error) {
 	if had, ok := old.Disk(d.Role); ok && keep[d.Role] {
 		return *had, nil
 	}
@@ -98,7 +98,7 @@ func (s *Store) newDisk(d *image.Disk, old *Deployment, keep map[image.Role]bool
 	if err != nil {
 		return InstalledDisk{}, err
 	}
-	if !ok {
+	if !ok && !slices.Contains(incomplete, base) {
 		return InstalledDisk{}, fmt.Errorf("the %s disk is not installed", d.Role)
 	}
 	leaf, err := s.createLeaf(base, d.Size)
@@ -140,7 +140,7 @@ func (s *Store) RollBack(name string) (VM, error) {
 		return vm, problem.New("DS-NO-PREVIOUS", problem.NotFound, nil, fmt.Sprintf("VM %s has no previous version", name),
 			"it is as it was", fmt.Sprintf("`update %s --version N` goes to any version that the Synchronizer has", name))
 	}
-	if err := s.idle(vm, "rolled back"); err != nil {
+	if err := errors.Join(s.idle(vm, "rolled back"), vm.Whole("rolled back")); err != nil {
 		return vm, err
 	}
 	for _, d := range vm.Previous.Disks {
@@ -180,7 +180,8 @@ func (s *Store) Delete(name string) error {
 	if err := durable.Remove(s.fsys, recordFile(vm.ID)); err != nil {
 		return err
 	}
-	return s.release(dropped)
+	// What is there of an incomplete version is no use without it.
+	return errors.Join(s.release(append(dropped, vm.incomplete()...)), s.dropParts(vm.incomplete()))
 }
 
 // diskChanged reports whether a disk has anything of its user's: in its leaf, in what was frozen, or in what it was restored from.

@@ -69,6 +69,9 @@ func life(t *testing.T) (*line, []phase) {
 			return nil
 		}},
 	}
+	phases = append(phases, phase{name: "early deployment", from: 0, to: 2, run: func(s *deploy.Store) error {
+		return bringEarly(t, s, l.version(2))
+	}})
 	fsys := newFS()
 	openStore(t, fsys)
 	for i := range phases {
@@ -82,6 +85,31 @@ func life(t *testing.T) (*line, []phase) {
 		}
 	}
 	return l, phases
+}
+
+// bringEarly makes v the version of the VM "vm" before it is there, and installs it then.
+func bringEarly(t *testing.T, s *deploy.Store, v version) error {
+	vm, err := s.VM("vm")
+	if errors.Is(err, deploy.ErrNoVM) {
+		p := &deploy.Plan{Disks: []deploy.DiskPlan{{Role: image.System, State: v.state.ID()}}}
+		for _, m := range v.layers {
+			p.Disks[0].Steps = append(p.Disks[0].Steps, deploy.Step{Layer: m.ID(), From: m.From(), To: m.To()})
+		}
+		vm, err = s.CommitEarly("vm", v.signed, nil, p)
+	}
+	if err != nil {
+		return err
+	}
+	for _, id := range vm.Current.Incomplete {
+		if err := s.DropPart(id); err != nil { // which it does not
+			return err
+		}
+	}
+	if err := installAll(t.Context(), s, v, deploy.NewTally(), newSource(deploy.USB, v.layers...)); err != nil {
+		return err
+	}
+	_, err = s.Complete("vm")
+	return err
 }
 
 // seen returns the version of the VM, 0 when there is none.
@@ -114,6 +142,12 @@ func (p *phase) check(l *line, fsys *faultfs.FS, done bool) error {
 	for _, vm := range vms {
 		for _, d := range []*deploy.Deployment{&vm.Current, vm.Previous} {
 			if d == nil {
+				continue
+			}
+			if len(d.Incomplete) > 0 {
+				if done {
+					return errors.New("the version is incomplete")
+				}
 				continue
 			}
 			if err := checkDisks(fsys, d, l.version(int(d.Version)).disk); err != nil {

@@ -27,6 +27,15 @@ func (s *Store) needed(vms []VM) (map[image.UUID]bool, error) {
 				out[id] = true
 			}
 		}
+		for _, id := range vm.incomplete() {
+			ids, err := s.ancestors(id)
+			if err != nil {
+				return nil, fmt.Errorf("disks of VM %s: %w", vm.Name, err)
+			}
+			for _, id := range ids {
+				out[id] = true
+			}
+		}
 	}
 	return out, nil
 }

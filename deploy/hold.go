@@ -68,7 +68,7 @@ func (b *builders) try(id image.UUID) (wait <-chan struct{}, done func()) {
 	}
 }
 
-// DropPart removes what was built of a VHD that is not complete, unless somebody is building it.
+// DropPart removes what was built of a VHD that is not complete, unless somebody is building it, or a VM stands on it.
 func (s *Store) DropPart(id image.UUID) error {
 	wait, done := s.parts.try(id)
 	if wait != nil {
@@ -77,6 +77,9 @@ func (s *Store) DropPart(id image.UUID) error {
 	defer done()
 	if s.sites.building(id) {
 		return nil
+	}
+	if wanted, err := s.partWanted(id); err != nil || wanted {
+		return err
 	}
 	return durable.Remove(s.fsys, partFile(id))
 }

@@ -59,7 +59,7 @@ func (s *Store) Apply(name string, m image.Verified, keep map[image.Role]bool) (
 		return vm, err
 	}
 	was := s.standsOn(vm.Pending)
-	vm, err = s.commit(name, m, keep)
+	vm, err = s.commit(name, m, keep, nil)
 	if err == nil {
 		err = s.release(was) // of disks that were kept nothing is needed
 	}

@@ -68,6 +68,9 @@ type Deployment struct {
 	Manifest  string          `json:"manifest"` // SHA-256 of the signed manifest, which is in the store
 	Installed time.Time       `json:"installed"`
 	Disks     []InstalledDisk `json:"disks"`
+	// Incomplete are the VHDs that the disks are to stand on, of which some are not installed yet: the VM may run on what is fetched
+	// for it meanwhile. Empty: all are installed.
+	Incomplete []image.UUID `json:"incomplete,omitempty"`
 }
 
 // InstalledDisk is one disk of a Deployment.

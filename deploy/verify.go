@@ -37,6 +37,9 @@ func (s *Store) Verify(ctx context.Context, name string, t *Tally, trusted ...im
 	if err != nil {
 		return nil, err
 	}
+	if err := vm.Whole("verified"); err != nil {
+		return nil, err
+	}
 	m, err := s.Manifest(vm.Current, trusted...)
 	if err != nil {
 		return nil, problem.New("DS-MANIFEST", problem.Untrusted, err, "the stored manifest of VM "+name+" is not good",
@@ -187,6 +190,9 @@ func (r *VerifyResult) Damaged() error {
 func (s *Store) Export(ctx context.Context, name string, r image.Role, out io.WriterAt, t *Tally) (int64, error) {
 	vm, err := s.VM(name)
 	if err != nil {
+		return 0, err
+	}
+	if err := vm.Whole("exported"); err != nil {
 		return 0, err
 	}
 	d, ok := vm.Current.Disk(r)
