@@ -1,9 +1,9 @@
 package deploy
 
 import (
-	"context"
 	"errors"
 	"fmt"
+	"io"
 	"slices"
 
 	"disksync/image"
@@ -79,7 +79,7 @@ func (s *Store) Complete(name string) (VM, error) {
 	if err := s.writeVM(next); err != nil {
 		return vm, explainDisk(err, fmt.Sprintf("VM %s is not complete yet", name))
 	}
-	return next, s.release(vm.Current.Incomplete)
+	return next, errors.Join(s.release(vm.Current.Incomplete), s.dropParts(vm.Current.Incomplete))
 }
 
 // Whole returns a problem when a version of the VM is incomplete, which keeps what doing says, such as "rolled back", from being done
@@ -123,14 +123,13 @@ func (s *Store) dropParts(ids []image.UUID) error {
 	return nil
 }
 
-// OpenLive opens a leaf of an incomplete version for writing, on top of what is being fetched. When the disk is installed it is opened
-// anew with [Store.OpenLive].
-func (d *EarlyDisk) OpenLive(ctx context.Context, leaf image.UUID) (*Live, error) {
-	base := image.VHDUUID(d.State)
-	return d.e.job.Store.openLive(leaf, func(child *vhd.Image) (*vhd.Image, error) {
-		if child.ParentUUID() != base {
+// OpenLiveEarly opens the leaf of a disk for writing, on top of content, which is what the golden disk below it will hold. When that is
+// installed the leaf is opened anew.
+func (s *Store) OpenLiveEarly(d InstalledDisk, content io.ReaderAt) (*Live, error) {
+	return s.openLive(d.Leaf, func(child *vhd.Image) (*vhd.Image, error) {
+		if child.ParentUUID() != d.Base {
 			return nil, nil
 		}
-		return vhd.Content(base, d.Reader(ctx), d.Size), nil
+		return vhd.Content(d.Base, content, d.Size), nil
 	})
 }

@@ -65,7 +65,7 @@ func NewOutcome() *Outcome {
 //
 // A layer that nobody vouched for, and whose blocks cannot be had after all, is gone around: the manifest's own layers lead there too.
 func (j *Job) Run(ctx context.Context, p *Plan) (*Outcome, error) {
-	if err := j.checkPlan(p); err != nil {
+	if err := j.CheckPlan(p); err != nil {
 		return nil, err
 	}
 	out := NewOutcome()
@@ -79,7 +79,7 @@ func (j *Job) Run(ctx context.Context, p *Plan) (*Outcome, error) {
 		}
 		j.leavePath(p)
 		next, planErr := j.Plan(ctx)
-		if planErr != nil || j.checkPlan(next) != nil {
+		if planErr != nil || j.CheckPlan(next) != nil {
 			break // the first error says more
 		}
 		p = next
@@ -147,7 +147,8 @@ func (s *Step) work() int64 {
 	return n
 }
 
-func (j *Job) checkPlan(p *Plan) error {
+// CheckPlan returns a problem when a plan cannot be run: something is nowhere to be had, or there is no room for it.
+func (j *Job) CheckPlan(p *Plan) error {
 	if p.Missing > 0 {
 		return problem.New("DS-MISSING", problem.Unreachable, nil,
 			fmt.Sprintf("%d blocks of version %d of %s are on no medium, and there is no Synchronizer to ask", p.Missing, p.Version, p.Image),

@@ -70,6 +70,7 @@ type Engine struct {
 	speed        map[string]float64 // see rates
 	metered      bool
 	operations   []*Operation // in the order of their creation
+	earlies      map[image.UUID]*early
 	running      int
 	shelves      map[int]func() // told when the settings about media change
 	nextShelf    int
@@ -112,7 +113,7 @@ func open(ctx context.Context, o Options, fsys durable.FS) (*Engine, error) {
 	e := &Engine{
 		dir: o.Dir, fsys: fsys, log: o.Log, finder: o.Finder, reader: o.Reader, giveUp: o.GiveUp, now: o.Now, watch: newWatchers(),
 		fleet: fleet{vms: map[image.UUID]*runningVM{}, offers: map[image.UUID]*offered{}, changing: map[image.UUID]bool{}},
-		seen:  map[string]seenImage{}, shelves: map[int]func(){}, places: map[string]cache.Medium{}, health: map[string]Health{},
+		seen:  map[string]seenImage{}, shelves: map[int]func(){}, earlies: map[image.UUID]*early{}, places: map[string]cache.Medium{}, health: map[string]Health{},
 	}
 	var err error
 	if e.config, err = config.Open(fsys); err != nil {

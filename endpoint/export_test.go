@@ -4,6 +4,7 @@ import (
 	"context"
 
 	"disksync/deploy"
+	"disksync/image"
 )
 
 // Store returns the engine's disks.
@@ -11,3 +12,30 @@ func (e *Engine) Store() *deploy.Store { return e.store }
 
 // AskPolicies asks the Synchronizer when backups are due.
 func (e *Engine) AskPolicies(ctx context.Context) { e.askPolicies(ctx) }
+
+// EarlyLeaf is a leaf of a VM that is written while the VM is downloaded.
+type EarlyLeaf struct {
+	*deploy.Live
+	v *early
+}
+
+// OpenEarly opens a leaf of a VM that is downloaded; nil: the VM is complete.
+func (e *Engine) OpenEarly(name string, r image.Role) (*EarlyLeaf, error) {
+	vm, err := e.vm(name)
+	if err != nil {
+		return nil, err
+	}
+	v := e.early(vm)
+	if v == nil {
+		return nil, nil
+	}
+	d, _ := vm.Current.Disk(r)
+	l, err := v.openLeaf(*d)
+	return &EarlyLeaf{l, v}, err
+}
+
+// WhenWhole has swap called when the VM is complete.
+func (l *EarlyLeaf) WhenWhole(swap func() error) error { return l.v.whenWhole(swap) }
+
+// Leave lets go of what is downloaded.
+func (l *EarlyLeaf) Leave() { l.v.leave() }

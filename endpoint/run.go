@@ -1,6 +1,7 @@
 package endpoint
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -25,6 +26,7 @@ type mission struct {
 	job    *deploy.Job
 	vm     string
 	old    *deploy.VM // nil when there is none
+	early  bool       // the VM is there, and incomplete
 	keep   map[image.Role]bool
 	notes  []string
 	// nothing is set when there is nothing to do, and says why.
@@ -159,6 +161,9 @@ func (m *mission) fetchVersion(ctx context.Context, name string, v image.Version
 }
 
 func (m *mission) download(ctx context.Context, r Request) error {
+	if there, err := m.goOn(r); there || err != nil {
+		return err
+	}
 	if err := m.fetchVersion(ctx, r.Image, r.Version); err != nil {
 		return err
 	}
@@ -183,12 +188,31 @@ func (m *mission) download(ctx context.Context, r Request) error {
 		fmt.Sprintf("bring it to another version with `update %s`, or deploy a second one with --as NAME", m.vm))
 }
 
+// goOn takes up the download of a VM that is there already, and incomplete.
+func (m *mission) goOn(r Request) (bool, error) {
+	vm, err := m.e.store.VM(cmp.Or(r.VM, r.Image))
+	switch {
+	case errors.Is(err, deploy.ErrNoVM):
+		return false, nil
+	case err != nil:
+		return false, err
+	case len(vm.Current.Incomplete) == 0 || r.Image != "" && r.Image != vm.Image || r.Version != 0 && r.Version != vm.Current.Version:
+		return false, nil
+	}
+	m.vm, m.early = vm.Name, true
+	m.job.Manifest, err = m.e.store.Manifest(vm.Current, m.e.trusted()...)
+	return true, err
+}
+
 func (m *mission) update(ctx context.Context, r Request) error {
 	vm, err := m.e.vm(r.VM)
 	if err != nil {
 		return err
 	}
 	m.vm, m.old = vm.Name, &vm
+	if err := vm.Whole("updated"); err != nil {
+		return err
+	}
 	if err := m.fetchVersion(ctx, vm.Image, r.Version); err != nil {
 		return err
 	}
@@ -230,6 +254,9 @@ func (m *mission) repair(r Request) error {
 		return err
 	}
 	m.vm, m.old = vm.Name, &vm
+	if err := vm.Whole("repaired"); err != nil {
+		return err
+	}
 	m.job.Manifest, err = m.e.store.Manifest(vm.Current, m.e.trusted()...)
 	return err
 }
@@ -382,6 +409,9 @@ func (o *Operation) deploy(ctx context.Context, m *mission, rc *Receipt) error {
 	if err := o.setDisks(disksOf(p, m.reg.URL)); err != nil {
 		return err
 	}
+	if err := o.makeEarly(m, p); err != nil {
+		return err
+	}
 	m.job.Installed = o.layerDone
 	out, err := m.job.Run(ctx, p)
 	if err != nil {
@@ -390,7 +420,7 @@ func (o *Operation) deploy(ctx context.Context, m *mission, rc *Receipt) error {
 	rc.add(out)
 	o.e.learnRates(out.Rates)
 	o.tally.Installing()
-	vm, pending, err := o.e.commit(m, o.Status().Request.Replace)
+	vm, pending, err := o.commit(m)
 	if err != nil {
 		return err
 	}
@@ -400,6 +430,32 @@ func (o *Operation) deploy(ctx context.Context, m *mission, rc *Receipt) error {
 	}
 	rc.Kept = vm.Kept
 	return nil
+}
+
+// commit makes what is installed the VM's version.
+func (o *Operation) commit(m *mission) (vm deploy.VM, pending bool, err error) {
+	if m.early {
+		vm, err = o.e.complete(m.vm)
+		return vm, false, err
+	}
+	return o.e.commit(m, o.Status().Request.Replace)
+}
+
+// makeEarly makes the VM before its disks are here, when that is wanted.
+func (o *Operation) makeEarly(m *mission, p *deploy.Plan) error {
+	if m.early {
+		return o.e.store.Replan(m.vm, p)
+	}
+	missing := slices.ContainsFunc(p.Disks, func(d deploy.DiskPlan) bool { return len(d.Steps) > 0 })
+	if !o.Status().Request.Early || m.old != nil || !missing {
+		return nil
+	}
+	if err := m.job.CheckPlan(p); err != nil {
+		return err
+	}
+	_, err := o.e.store.CommitEarly(m.vm, m.job.Manifest, m.keep, p)
+	m.early = err == nil
+	return err
 }
 
 // verify compares a VM's golden disks with the signed manifest. It needs no network.

@@ -27,6 +27,10 @@ type VMInfo struct {
 	Pending   image.Version `json:"pending,omitempty"` // becomes current at the next start
 	// SaveChanges says of a dynamic VM that its system disk does not begin anew.
 	SaveChanges bool `json:"save_changes,omitempty"`
+	// Downloading says that the version is not all here yet; the VM may run meanwhile.
+	Downloading bool `json:"downloading,omitempty"`
+	// Waits says what it waits for then; empty: for nothing.
+	Waits string `json:"waits,omitempty"`
 }
 
 // VMs describes all VMs, by name.
@@ -50,7 +54,7 @@ func (e *Engine) describe(vm deploy.VM) (VMInfo, error) {
 	info := VMInfo{
 		ID: vm.ID, Name: vm.Name, Image: vm.Image, Mode: vm.Current.Mode, Version: vm.Current.Version, Installed: vm.Current.Installed,
 		Changed: []image.Role{}, Disks: e.diskReceipts(vm.Current), Kept: vm.Kept,
-		Run: e.runOf(vm.ID), SaveChanges: vm.SaveChanges,
+		Run: e.runOf(vm.ID), SaveChanges: vm.SaveChanges, Downloading: len(vm.Current.Incomplete) > 0, Waits: e.waitsOf(vm.ID),
 	}
 	if vm.Pending != nil {
 		info.Pending = vm.Pending.Version
