@@ -104,9 +104,12 @@ type Seal struct {
 
 // SealDisk is one disk of a Seal. A disk of the previous version that is not named stays as it was.
 type SealDisk struct {
-	Role     image.Role    `json:"role"`
-	Layer    image.LayerID `json:"layer"` // starts from nothing, or from the disk's state in the previous version
+	Role image.Role `json:"role"`
+	// Layer starts from nothing, or from the disk's state in the previous version; zeros: the disk stays as it was, and gets a Boot.
+	Layer    image.LayerID `json:"layer"`
 	VHDUUIDs []image.UUID  `json:"vhd_uuids,omitempty"`
+	// Boot are the blocks that a VM reads when it starts, in order; without any, those of the previous version.
+	Boot []int `json:"boot,omitempty"`
 }
 
 // Upload is the state of a layer's upload.

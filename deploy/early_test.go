@@ -18,6 +18,7 @@ import (
 	"disksync/cache"
 	"disksync/deploy"
 	"disksync/image"
+	"disksync/syncclient"
 )
 
 // teller is a shop that knows what it was asked for, and can fail.
@@ -105,6 +106,8 @@ type scene struct {
 	target version
 	server *teller
 	net    *deploy.Net
+	// options are how the server is reached.
+	options syncclient.Options
 }
 
 func (s *scene) job(media ...*cache.Inventory) *deploy.Job {
@@ -117,7 +120,8 @@ func newScene(t *testing.T, s *deploy.Store, target version) *scene {
 	for _, m := range target.layers {
 		server.layers[m.ID().String()] = m
 	}
-	return &scene{T: t, store: s, target: target, server: server, net: openShop(t, server)}
+	n, o := openShop(t, server)
+	return &scene{T: t, store: s, target: target, server: server, net: n, options: o}
 }
 
 // early opens the disk of the version before it is here.

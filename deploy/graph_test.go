@@ -56,24 +56,31 @@ func (s *shop) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 }
 
 // open returns the shop as a Net. It is there as long as the test.
-func (s *shop) open(t *testing.T) *deploy.Net { return openShop(t, s) }
+func (s *shop) open(t *testing.T) *deploy.Net {
+	t.Helper()
+	n, _ := openShop(t, s)
+	return n
+}
 
-func openShop(t *testing.T, h http.Handler) *deploy.Net {
+// openShop returns a Synchronizer as a Net, and how it is reached.
+func openShop(t *testing.T, h http.Handler) (*deploy.Net, syncclient.Options) {
 	t.Helper()
 	srv := httptest.NewUnstartedServer(h)
 	srv.Config.ErrorLog = log.New(io.Discard, "", 0)
+	srv.EnableHTTP2 = true
 	srv.StartTLS()
 	t.Cleanup(srv.Close)
 	u, err := url.Parse(srv.URL)
 	if err != nil {
 		t.Fatal(err)
 	}
-	c, err := syncclient.New(syncclient.Options{URL: u, Fingerprint: syncclient.Fingerprint(sha256.Sum256(srv.Certificate().RawSubjectPublicKeyInfo))})
+	o := syncclient.Options{URL: u, Fingerprint: syncclient.Fingerprint(sha256.Sum256(srv.Certificate().RawSubjectPublicKeyInfo))}
+	c, err := syncclient.New(o)
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(c.Close)
-	return &deploy.Net{Client: c, MaxRange: 64 << 20, GiveUp: time.Nanosecond}
+	return &deploy.Net{Client: c, MaxRange: 64 << 20, GiveUp: time.Nanosecond}, o
 }
 
 // TestPlanIsCheapest compares plans with a look at every path over all layers, with random disks installed and random layers and parts

@@ -131,10 +131,8 @@ func (d *Disk) check() error {
 	if len(d.Layers) == 0 || len(d.Layers) > MaxPathLayers {
 		return fmt.Errorf("%d layers, want 1 to %d", len(d.Layers), MaxPathLayers)
 	}
-	for _, b := range d.Boot {
-		if b < 0 || b >= BlockCount(d.Size) {
-			return fmt.Errorf("boot block %d of %d", b, BlockCount(d.Size))
-		}
+	if err := CheckBoot(d.Boot, d.Size); err != nil {
+		return err
 	}
 	at := StateID{}
 	for i, l := range d.Layers {

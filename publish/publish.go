@@ -28,6 +28,8 @@ type Options struct {
 	Disks []Disk
 	// Machine is what the VM is made of besides; nil: as in the version before.
 	Machine *image.Machine
+	// Boot are the blocks that a VM reads when it starts; a disk of which nothing is said keeps those of the version before.
+	Boot image.BootTrace
 	// AllBlocks publishes also what the file systems call free; without it that is zeros.
 	AllBlocks bool
 	// Spool is a folder with room for the packed difference; empty: the system's folder for temporary files.
@@ -90,8 +92,12 @@ func Run(ctx context.Context, c *syncclient.Client, o Options) (Result, error) {
 			return Result{}, fmt.Errorf("%s disk %s: %w", d.Role, d.Path, err)
 		}
 		res.Disks = append(res.Disks, dr)
-		if !dr.Unchanged {
-			seal.Disks = append(seal.Disks, api.SealDisk{Role: d.Role, Layer: dr.Layer, VHDUUIDs: uuids})
+		boot := o.Boot[d.Role]
+		switch {
+		case !dr.Unchanged:
+			seal.Disks = append(seal.Disks, api.SealDisk{Role: d.Role, Layer: dr.Layer, VHDUUIDs: uuids, Boot: boot})
+		case len(boot) > 0:
+			seal.Disks = append(seal.Disks, api.SealDisk{Role: d.Role, Boot: boot})
 		}
 	}
 	if len(seal.Disks) == 0 && seal.Machine == nil {
@@ -133,7 +139,9 @@ func (p *run) sealed(ctx context.Context, seal api.Seal) bool {
 	}
 	i := slices.IndexFunc(im.Versions, func(v api.VersionInfo) bool { return v.Version == seal.Version })
 	return i >= 0 && !slices.ContainsFunc(seal.Disks, func(want api.SealDisk) bool {
-		return !slices.ContainsFunc(im.Versions[i].Disks, func(d api.DiskInfo) bool { return d.Role == want.Role && d.Layer == want.Layer })
+		return !slices.ContainsFunc(im.Versions[i].Disks, func(d api.DiskInfo) bool {
+			return d.Role == want.Role && (d.Layer == want.Layer || want.Layer == image.LayerID{})
+		})
 	})
 }
 
@@ -204,6 +212,10 @@ func (p *run) disk(ctx context.Context, d Disk) (DiskResult, []image.UUID, error
 		return DiskResult{}, nil, err
 	}
 	opened = append(opened, src)
+	if err := image.CheckBoot(p.Boot[d.Role], src.Size()); err != nil {
+		return DiskResult{}, nil, problem.New("DS-USAGE", problem.Usage, err, "the boot trace is of another disk", "nothing was published",
+			"record it with the disk that is published")
+	}
 	for _, w := range src.Warnings {
 		p.Warn(d.Path + ": " + w)
 	}

@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"database/sql"
 	"fmt"
+	"slices"
 
 	"disksync/api"
 	"disksync/image"
@@ -108,6 +109,9 @@ func (s *Server) previousManifest(ctx context.Context, tx *sql.Tx, name string, 
 
 // changeDisk puts the state that a stored layer leads to into the manifest.
 func (s *Server) changeDisk(ctx context.Context, tx *sql.Tx, m *image.Manifest, in api.SealDisk) error {
+	if in.Layer == (image.LayerID{}) {
+		return bootDisk(m, in)
+	}
 	ref, size, err := layerRef(ctx, tx, in.Layer)
 	if err != nil {
 		return err
@@ -123,11 +127,31 @@ func (s *Server) changeDisk(ctx context.Context, tx *sql.Tx, m *image.Manifest, 
 	default:
 		return conflict("layer %s does not start from the newest %s disk of %s; look again", in.Layer.Short(), in.Role, m.Image)
 	}
+	d.Boot = in.Boot
+	if err := image.CheckBoot(in.Boot, size); err != nil {
+		return invalid("%s disk: %v", in.Role, err)
+	}
 	if there {
+		if d.Boot == nil {
+			d.Boot = slices.DeleteFunc(slices.Clone(old.Boot), func(b int) bool { return b >= image.BlockCount(size) })
+		}
 		*old = d
 	} else {
 		m.Disks = append(m.Disks, d)
 	}
+	return nil
+}
+
+// bootDisk gives a disk that stays as it was another boot set.
+func bootDisk(m *image.Manifest, in api.SealDisk) error {
+	old, there := m.Disk(in.Role)
+	if !there || len(in.Boot) == 0 {
+		return invalid("the %s disk has no layer", in.Role)
+	}
+	if err := image.CheckBoot(in.Boot, old.Size); err != nil {
+		return invalid("%s disk: %v", in.Role, err)
+	}
+	old.Boot = in.Boot
 	return nil
 }
 

@@ -111,6 +111,7 @@ func runAndReport(cmd *cobra.Command, asJSON bool, run func(show func(endpoint.S
 func newDownload(o *options) *cobra.Command {
 	var f transferFlags
 	var as string
+	var early bool
 	c := &cobra.Command{
 		Use: "download [IMAGE]", Short: "Download from Synchronizer: deploy an image as a new VM", Args: cobra.MaximumNArgs(1),
 		Long: `Deploys an image that is assigned to you as a new VM. Blocks come from USB media first, then from discs,
@@ -122,12 +123,13 @@ whenever you like: the same command goes on from there. Without IMAGE, the only 
 				if err != nil {
 					return err
 				}
-				return f.run(cmd, d, endpoint.Request{Kind: endpoint.Download, Image: name, VM: as})
+				return f.run(cmd, d, endpoint.Request{Kind: endpoint.Download, Image: name, VM: as, Early: early})
 			})
 		},
 	}
 	f.add(c, true)
 	c.Flags().StringVar(&as, "as", "", "`name` of the VM; the image's without it")
+	c.Flags().BoolVar(&early, "early", false, "make the VM as soon as it is planned, so that it can run while it is downloaded")
 	return c
 }
 

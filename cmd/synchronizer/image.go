@@ -26,7 +26,7 @@ func newImage(o *options) *cobra.Command {
 
 func newPublish(o *options) *cobra.Command {
 	disks := map[image.Role]*string{}
-	var mode, note, format, spool string
+	var mode, note, format, spool, trace string
 	var level int
 	var asJSON, allBlocks bool
 	var machine machineFlags
@@ -61,6 +61,9 @@ becomes zeros, and so does what is in swap spaces, pagefile.sys, hiberfil.sys an
 			if opts.Machine, err = machine.machine(cmd); err != nil {
 				return err
 			}
+			if opts.Boot, err = readTrace(trace); err != nil {
+				return err
+			}
 			if opts.Spool == "" {
 				opts.Spool = o.spool()
 			}
@@ -93,11 +96,30 @@ becomes zeros, and so does what is in swap spaces, pagefile.sys, hiberfil.sys an
 	c.Flags().StringVar(&format, "format", "", "read the files as vhd or raw, whatever they are called")
 	c.Flags().BoolVar(&allBlocks, "all-blocks", false, "publish also what is in free space")
 	c.Flags().StringVar(&spool, "spool", "", "`folder` with room for the packed difference")
+	c.Flags().StringVar(&trace, "boot-trace", "", "`file` that says what a VM reads when it starts, as \"disksyncmgr run --record-boot\" writes it")
 	o.addLimit(c)
 	machine.add(c)
 	c.Flags().IntVar(&level, "level", 0, "compression level 1 (fast) to 4 (small); default 3")
 	c.Flags().BoolVar(&asJSON, "json", false, "print the result as JSON")
 	return c
+}
+
+// readTrace reads the file of a boot trace; "": none.
+func readTrace(file string) (image.BootTrace, error) {
+	if file == "" {
+		return nil, nil
+	}
+	f, err := os.Open(file)
+	if err != nil {
+		return nil, problem.New("DS-USAGE", problem.Usage, err, "the boot trace cannot be read", "nothing was published", "")
+	}
+	defer f.Close()
+	t, err := image.ReadBootTrace(f)
+	if err != nil {
+		return nil, problem.New("DS-USAGE", problem.Usage, err, file+" is no boot trace", "nothing was published",
+			"it has a list of block numbers for each role, as {\"system\": [0, 5, 3]}")
+	}
+	return t, nil
 }
 
 // spool returns a folder that has room when the layers have: the data folder itself, when it is on this machine.
