@@ -61,6 +61,13 @@ func (b *board) recall(i int) {
 	s.cancel()
 }
 
+// anew has the next recalled find that a Fetch ended for a better one.
+func (b *board) anew(i int) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.sources[i].recall = true
+}
+
 // recalled reports whether a Fetch that ended was to end because blocks were taken away, and puts what is left of its blocks back into
 // the source's queue.
 func (b *board) recalled(i int) bool {

@@ -63,11 +63,19 @@ func TestEarlyOnSlowLine(t *testing.T) {
 	if slices.Max(took[1:]) > 2*alone || took[0] > 3*alone {
 		t.Error("who reads waits for who installs")
 	}
+	left := time.Now()
+	had := run.Net.Client.Bytes()
 	if err := <-done; err != nil {
 		t.Error(err)
 	}
-	if n := s.server.twice(v.layers[0]); n > 0 {
-		t.Logf("%d bytes were asked for twice", n)
+	full := float64(run.Net.Client.Bytes()-had) / time.Since(left).Seconds() / rate
+	wire := run.Net.Client.Bytes() + early.Net.Client.Bytes()
+	t.Logf("the rest took %.0f%% of the line; %d bytes went over it for %d", 100*full, wire, v.layers[0].FileSize())
+	if full < 0.7 {
+		t.Error("who installs does not use the line")
+	}
+	if wire > v.layers[0].FileSize()*5/4+1<<20 {
+		t.Error("too much went over the line twice")
 	}
 }
 

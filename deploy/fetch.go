@@ -109,7 +109,7 @@ func (s *netSource) next(ctx context.Context, todo []layer.Frame, gap int64) (*r
 			return nil, nil, nil
 		}
 		for i := range todo {
-			r := &run{gap: gap}
+			r := &run{gap: gap, short: s.gate.watched()}
 			r.t, r.part = s.begin(todo[i:], func(free []layer.Frame, part []byte) int {
 				spans, k := s.net.reach(free, int64(len(part)), gap, s.room())
 				r.length = total(spans)
@@ -133,6 +133,29 @@ func (s *netSource) wanted(t []layer.Frame) []layer.Frame {
 	return slices.DeleteFunc(slices.Clone(t), func(f layer.Frame) bool { return s.skip(f.Digest) })
 }
 
+// prepare gets a run ready for its next request.
+func (s *netSource) prepare(ctx context.Context, turn *turn, r *run) error {
+	if s.gate.watched() && !r.short {
+		return errAnew
+	}
+	if err := s.makeWay(ctx, turn, r); err != nil {
+		return err
+	}
+	if r.short {
+		if t := s.wanted(r.t); len(t) < len(r.t) {
+			s.leave(r) // somebody else has brought some of it
+			r.t = t
+			if err := s.comeBack(ctx, r); err != nil {
+				return err
+			}
+		}
+	}
+	return turn.next(ctx)
+}
+
+// errAnew says that what is still to be fetched is to be asked for in shorter pieces, since demands may come now.
+var errAnew = errors.New("deploy: in shorter pieces")
+
 // makeWay has a run wait between two requests while somebody waits for something else on the line.
 func (s *netSource) makeWay(ctx context.Context, turn *turn, r *run) error {
 	if !s.gate.closed() {
@@ -140,6 +163,11 @@ func (s *netSource) makeWay(ctx context.Context, turn *turn, r *run) error {
 	}
 	turn.expect(0)
 	s.leave(r)
+	return s.comeBack(ctx, r)
+}
+
+// comeBack takes a run up again when nobody waits any more.
+func (s *netSource) comeBack(ctx context.Context, r *run) error {
 	for {
 		if err := s.gate.wait(ctx); err != nil {
 			return err
@@ -270,6 +298,7 @@ type run struct {
 	part   []byte // what is here of the first one
 	gap    int64  // that is fetched along
 	length int64  // of the first answer
+	short  bool   // it was made when demands could come
 }
 
 // someWay is how much of a frame counts as progress when the whole of it did not come.
@@ -285,11 +314,14 @@ func (s *netSource) fetchRun(ctx context.Context, turn *turn, r *run, deliver de
 	err := s.net.persist(ctx, func() (bool, error) {
 		frames, part := len(r.t), len(r.part)
 		for len(r.t) > 0 {
-			err := s.makeWay(ctx, turn, r)
+			err := s.prepare(ctx, turn, r)
 			if err == nil && len(r.t) > 0 {
 				err = s.request(ctx, turn, r, take)
 			}
 			switch {
+			case errors.Is(err, errAnew):
+				deliverErr = err
+				return true, nil
 			case deliverErr != nil:
 				return true, nil
 			case err != nil && !errors.Is(err, errOneRange):

@@ -275,6 +275,9 @@ func (in *installer) fetch(ctx context.Context, i int, jobs chan<- job) {
 		})
 		cancel()
 		n := in.board.wanted(i, d.end())
+		if errors.Is(err, errAnew) {
+			in.board.anew(i)
+		}
 		if in.board.recalled(i) {
 			continue
 		}

@@ -62,7 +62,10 @@ func (p *pace) ahead(watched bool) int64 {
 	return int64(n)
 }
 
-// short is how many bytes an answer has at most that is not given up when somebody waits.
+// tooLong is how many times as much as a short answer one has at least that is given up: what was measured of the line varies.
+const tooLong = 3
+
+// short is how many bytes an answer has when demands may come.
 func (p *pace) short() int64 { return max(p.in(shortAnswer), leastShortAnswer) }
 
 // in is how many bytes the line brings in that time; 0: not known.
@@ -77,7 +80,7 @@ type queue struct {
 	pace    *pace
 	bytes   func() int64  // that went over the line
 	gate    *gate         // tells whether demands may come
-	changed chan struct{} // has room for one
+	changed chan struct{} // closed when less is on its way; guarded by mu
 
 	mu      sync.Mutex
 	running int
@@ -85,25 +88,40 @@ type queue struct {
 }
 
 func newQueue(p *pace, bytes func() int64, g *gate) *queue {
-	return &queue{pace: p, bytes: bytes, gate: g, changed: make(chan struct{}, 1)}
+	return &queue{pace: p, bytes: bytes, gate: g, changed: make(chan struct{})}
 }
 
 // turn waits until more may be asked for.
 func (q *queue) turn(ctx context.Context) (*turn, error) {
-	for !q.begin() {
-		select {
-		case <-q.changed:
-		case <-ctx.Done():
-			return nil, context.Cause(ctx)
-		}
+	if err := q.await(ctx, q.begin); err != nil {
+		return nil, err
 	}
 	return &turn{q: q}, nil
 }
 
+// await waits until ready, which is called with mu held.
+func (q *queue) await(ctx context.Context, ready func() bool) error {
+	for {
+		q.mu.Lock()
+		ok, changed := ready(), q.changed
+		q.mu.Unlock()
+		if ok {
+			return nil
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+}
+
+// full reports whether what is on its way is enough for now. It is called with mu held.
+func (q *queue) full() bool { return q.coming > q.pace.ahead(q.gate.watched()) }
+
+// begin is called with mu held.
 func (q *queue) begin() bool {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	if q.running > 0 && (q.running >= maxRequests || q.coming > q.pace.ahead(q.gate.watched())) {
+	if q.running > 0 && (q.running >= maxRequests || q.full()) {
 		return false
 	}
 	if q.running == 0 {
@@ -115,12 +133,12 @@ func (q *queue) begin() bool {
 
 func (q *queue) add(running int, coming int64) {
 	q.mu.Lock()
+	defer q.mu.Unlock()
 	q.running += running
 	q.coming += coming
-	q.mu.Unlock()
-	select {
-	case q.changed <- struct{}{}:
-	default:
+	if running < 0 || coming < 0 {
+		close(q.changed)
+		q.changed = make(chan struct{})
 	}
 }
 
@@ -141,6 +159,11 @@ func (t *turn) expect(n int64) {
 func (t *turn) ask(n int64) {
 	t.expect(n)
 	t.asked = time.Now()
+}
+
+// next waits until the next request of a run may be made.
+func (t *turn) next(ctx context.Context) error {
+	return t.q.await(ctx, func() bool { return t.left > 0 || !t.q.full() })
 }
 
 func (t *turn) answered() { t.q.pace.answered(time.Since(t.asked)) }
@@ -164,7 +187,7 @@ type watchedBody struct {
 }
 
 func (w *watchedBody) Read(p []byte) (int, error) {
-	if w.t.left > w.t.q.pace.short() && w.t.q.gate.closed() {
+	if w.t.left > tooLong*w.t.q.pace.short() && w.t.q.gate.closed() {
 		return 0, errMakeWay // it was asked for before anybody waited
 	}
 	n, err := w.Reader.Read(p)
