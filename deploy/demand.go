@@ -174,6 +174,8 @@ func (t *tower) attempt(i int, f layer.Frame, fl *flight, changed <-chan struct{
 			switch {
 			case ctx.Err() != nil:
 				return context.Cause(ctx)
+			case errors.Is(err, errAnew):
+				return errDiverted
 			case err == nil, errors.Is(err, layer.ErrFrom):
 				return err
 			}

@@ -3,14 +3,17 @@ package endpoint
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"sync"
 	"time"
 
 	"disksync/config"
 	"disksync/deploy"
+	"disksync/disk/nbd"
 	"disksync/image"
 	"disksync/internal/limit"
+	"disksync/internal/problem"
 	"disksync/syncclient"
 )
 
@@ -44,7 +47,7 @@ func (e *Engine) early(vm deploy.VM) *early {
 	v := e.earlies[vm.ID]
 	if v == nil {
 		v = &early{e: e, id: vm.ID, tally: deploy.NewTally(), ready: make(chan struct{})}
-		v.ctx, v.stop = context.WithCancel(e.live)
+		v.ctx, v.stop = context.WithCancel(context.WithoutCancel(e.live))
 		e.earlies[vm.ID] = v
 		e.work.Go(func() { v.open(vm) })
 	}
@@ -179,12 +182,17 @@ func (r earlyReader) ReadAt(p []byte, off int64) (int, error) {
 	if !ok {
 		return 0, errors.New("endpoint: internal error: no " + string(r.role) + " disk is downloaded")
 	}
-	return d.Reader(r.v.ctx).ReadAt(p, off)
+	n, err := d.Reader(r.v.ctx).ReadAt(p, off)
+	if r.v.ctx.Err() != nil && err != nil {
+		err = errEarlyOver
+	}
+	return n, err
 }
 
 var _ io.ReaderAt = earlyReader{}
 
-var errEarlyOver = errors.New("the VM's disks are closed")
+// errEarlyOver ends reads that wait when nobody serves the VM any more. The guest, if it goes on, waits for the next service.
+var errEarlyOver = fmt.Errorf("the VM's disks are closed: %w", nbd.ErrHangUp)
 
 // whenWhole has swap called, once, when all disks are installed, so that the VM goes on with the files themselves. Until it has returned
 // without an error the disks stay as they are.
@@ -247,4 +255,17 @@ func (e *Engine) waitsOf(id image.UUID) string {
 		return ""
 	}
 	return v.waits()
+}
+
+// BootTrace returns the blocks that a VM which runs has read, in the order of their first reads, up to a number of them.
+func (e *Engine) BootTrace(name string) (image.BootTrace, error) {
+	vm, err := e.vm(name)
+	if err != nil {
+		return nil, err
+	}
+	r := e.runs(vm.ID)
+	if r == nil {
+		return nil, problem.New("DS-NOT-RUNNING", problem.NotFound, nil, "VM "+vm.Name+" does not run", "", "start it with `run "+vm.Name+"`")
+	}
+	return r.boot.Trace(), nil
 }

@@ -312,6 +312,7 @@ func (r *runningVM) abandon() error {
 		}
 	}
 	r.stopServing()
+	r.letGo()
 	<-r.served
 	return errors.Join(said, r.group.close(), r.e.removeSockets(r.record.VM), durable.Remove(r.e.fsys, runFile(r.record.VM)))
 }
@@ -337,6 +338,7 @@ func (r *runningVM) supervise() {
 		<-e.live.Done()
 	}
 	r.stopServing()
+	r.letGo()
 	<-r.served
 	if err := r.group.close(); err != nil {
 		e.log.Error("close the disks of a VM", "vm", r.name, "error", err)

@@ -34,19 +34,22 @@ type group struct {
 	vm    string
 	store *deploy.Store
 	disks []*liveDisk
+	early *early    // what the disks stand on while they are downloaded; nil: they are all here
+	left  sync.Once // the download
+	boot  deploy.BootRecorder
 
 	mu sync.Mutex // one Swap at a time
 }
 
 // openGroup opens all disks of a VM for writing.
 func (e *Engine) openGroup(vm deploy.VM) (*group, error) {
-	g := &group{vm: vm.Name, store: e.store}
+	g := &group{vm: vm.Name, store: e.store, early: e.early(vm)}
 	for _, r := range image.Roles() {
 		d, ok := vm.Current.Disk(r)
 		if !ok {
 			continue
 		}
-		open, err := e.store.OpenLive(d.Leaf)
+		open, err := g.openLeaf(*d)
 		if err != nil {
 			return nil, errors.Join(fmt.Errorf("%s disk of VM %s: %w", r, vm.Name, err), g.close())
 		}
@@ -57,10 +60,22 @@ func (e *Engine) openGroup(vm deploy.VM) (*group, error) {
 	if err == nil && !slices.EqualFunc(now.Current.Disks, vm.Current.Disks, func(a, b deploy.InstalledDisk) bool { return a.Leaf == b.Leaf }) {
 		err = problem.New("DS-BUSY", problem.Busy, nil, "VM "+vm.Name+" was updated, or backed up, at the same moment", "it is as it was", "try again")
 	}
+	if err == nil && g.early != nil {
+		// The disks are opened anew, with the files below them, when these are all there.
+		err = g.early.whenWhole(func() error { return g.Swap(func([]image.UUID) (map[image.UUID]image.UUID, error) { return nil, nil }) })
+	}
 	if err != nil {
 		return nil, errors.Join(err, g.close())
 	}
 	return g, nil
+}
+
+// openLeaf opens a disk for writing.
+func (g *group) openLeaf(d deploy.InstalledDisk) (*deploy.Live, error) {
+	if g.early != nil {
+		return g.early.openLeaf(d)
+	}
+	return g.store.OpenLive(d.Leaf)
 }
 
 // close makes everything durable and lets go of the files. Nobody may use the disks any more.
@@ -74,7 +89,28 @@ func (g *group) close() error {
 			d.open = nil
 		}
 	}
+	g.letGo()
 	return errors.Join(errs...)
+}
+
+// letGo ends what waits for a download.
+func (g *group) letGo() {
+	if g.early != nil {
+		g.left.Do(g.early.leave)
+	}
+}
+
+// recorded is a disk of which is noted what is read first.
+type recorded struct {
+	*disk.Live
+	role image.Role
+	boot *deploy.BootRecorder
+}
+
+// ReadAt implements io.ReaderAt.
+func (d recorded) ReadAt(p []byte, off int64) (int, error) {
+	d.boot.Read(d.role, off, int64(len(p)))
+	return d.Live.ReadAt(p, off)
 }
 
 // errGone says that the disks of a VM are no longer in use.
@@ -142,7 +178,7 @@ func (g *group) reopen(next func([]image.UUID) (map[image.UUID]image.UUID, error
 func (g *group) exports() map[string]nbd.Device {
 	out := map[string]nbd.Device{}
 	for _, d := range g.disks {
-		out[string(d.role)] = d.Live
+		out[string(d.role)] = recorded{d.Live, d.role, &g.boot}
 	}
 	return out
 }

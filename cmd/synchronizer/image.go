@@ -96,7 +96,7 @@ becomes zeros, and so does what is in swap spaces, pagefile.sys, hiberfil.sys an
 	c.Flags().StringVar(&format, "format", "", "read the files as vhd or raw, whatever they are called")
 	c.Flags().BoolVar(&allBlocks, "all-blocks", false, "publish also what is in free space")
 	c.Flags().StringVar(&spool, "spool", "", "`folder` with room for the packed difference")
-	c.Flags().StringVar(&trace, "boot-trace", "", "`file` that says what a VM reads when it starts, as \"disksyncmgr run --record-boot\" writes it")
+	c.Flags().StringVar(&trace, "boot-trace", "", "`file` with the blocks that a VM reads when it starts: {\"system\": [0, 5, 3]}")
 	o.addLimit(c)
 	machine.add(c)
 	c.Flags().IntVar(&level, "level", 0, "compression level 1 (fast) to 4 (small); default 3")

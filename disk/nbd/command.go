@@ -75,6 +75,10 @@ func (t *session) handle(r *request) {
 			err = t.change(r)
 		}
 	}
+	if errors.Is(err, ErrHangUp) {
+		t.conn.Close()
+		return
+	}
 	t.finish(r, t.errno(r, err))
 }
 

@@ -44,6 +44,10 @@ type Extent struct {
 // ErrShutdown is for a Device to return when it is about to go: the client is told so (NBD_ESHUTDOWN).
 var ErrShutdown = errors.New("nbd: the device is being shut down")
 
+// ErrHangUp is for a Device to return when a request is not to be answered: the connection is closed, and a client that connects again
+// asks again.
+var ErrHangUp = errors.New("nbd: the client is to connect again")
+
 // ErrNoSpace is for a Device to wrap when there was no room for what was written: the client is told so (NBD_ENOSPC), and a guest
 // can be paused instead of being given an error.
 var ErrNoSpace = errors.New("nbd: no space")
