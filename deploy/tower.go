@@ -38,7 +38,6 @@ type tower struct {
 	suppliers []*supplier
 	changed   chan struct{} // closed when there may be something new to try
 	waits     map[*flight]string
-	tell      func(note string)
 }
 
 // errRetired says that the disk is reached over another path now.

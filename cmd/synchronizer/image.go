@@ -50,11 +50,7 @@ becomes zeros, and so does what is in swap spaces, pagefile.sys, hiberfil.sys an
 			if err != nil {
 				return cli.UsageError("%v", err)
 			}
-			for _, r := range image.Roles() {
-				if *disks[r] != "" {
-					opts.Disks = append(opts.Disks, publish.Disk{Role: r, Path: *disks[r], Format: f})
-				}
-			}
+			opts.Disks = named(disks, f)
 			if len(opts.Disks) == 0 {
 				return cli.UsageError("name a disk with --system, --application or --user")
 			}
@@ -102,6 +98,17 @@ becomes zeros, and so does what is in swap spaces, pagefile.sys, hiberfil.sys an
 	c.Flags().IntVar(&level, "level", 0, "compression level 1 (fast) to 4 (small); default 3")
 	c.Flags().BoolVar(&asJSON, "json", false, "print the result as JSON")
 	return c
+}
+
+// named returns the disks that have a file.
+func named(files map[image.Role]*string, f publish.Format) []publish.Disk {
+	var out []publish.Disk
+	for _, r := range image.Roles() {
+		if *files[r] != "" {
+			out = append(out, publish.Disk{Role: r, Path: *files[r], Format: f})
+		}
+	}
+	return out
 }
 
 // readTrace reads the file of a boot trace; "": none.
