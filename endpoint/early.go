@@ -246,6 +246,25 @@ func (e *Engine) complete(name string) (deploy.VM, error) {
 	return vm, nil
 }
 
+// goOnWith goes on with the download of a VM that is not all here, unless its user has paused it: then only what the VM reads is fetched.
+func (e *Engine) goOnWith(vm deploy.VM) error {
+	if len(vm.Current.Incomplete) == 0 {
+		return nil
+	}
+	for _, o := range e.Operations() {
+		s := o.Status()
+		if s.VM != vm.Name || s.Request.Kind != Download || s.State == Finished {
+			continue
+		}
+		if s.Active || s.State == Paused {
+			return nil
+		}
+		return o.Resume()
+	}
+	_, err := e.Start(Request{Kind: Download, Image: vm.Image, VM: vm.Name, Early: true})
+	return err
+}
+
 // waitsOf says what a VM that runs while it is downloaded waits for; "": for nothing.
 func (e *Engine) waitsOf(id image.UUID) string {
 	e.mu.Lock()

@@ -149,6 +149,9 @@ func (e *Engine) RunVM(ctx context.Context, name string, o RunOptions) (VMInfo, 
 	if err != nil {
 		return VMInfo{}, err
 	}
+	if err := e.goOnWith(vm); err != nil {
+		return VMInfo{}, err
+	}
 	if err := e.start(ctx, vm, m, o); err != nil {
 		return VMInfo{}, err
 	}
