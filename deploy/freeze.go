@@ -45,6 +45,9 @@ func (s *Store) Freeze(name string, live Swapper, c image.Consistency) (VM, erro
 func (s *Store) freeze(name string, now []image.UUID, c image.Consistency) (VM, map[image.UUID]image.UUID, error) {
 	vm, err := s.VM(name)
 	if err == nil {
+		err = vm.Whole("backed up")
+	}
+	if err == nil {
 		vm, err = s.settleMerges(vm)
 	}
 	if err != nil {

@@ -23,6 +23,9 @@ const spoolDir = "spool"
 func (o *Operation) backUp(ctx context.Context, r Request, start time.Time) error {
 	e := o.e
 	vm, err := e.vm(r.VM)
+	if err == nil {
+		err = vm.Whole("backed up")
+	}
 	if err != nil {
 		return err
 	}
