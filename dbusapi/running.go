@@ -13,6 +13,7 @@ import (
 	"github.com/godbus/dbus/v5"
 
 	"disksync/endpoint"
+	"disksync/image"
 	"disksync/internal/problem"
 )
 
@@ -33,6 +34,8 @@ func (s *server) run(vm, options string) (string, *dbus.Error) {
 }
 
 func (s *server) stop(vm string, force bool) *dbus.Error { return own(s.e.StopVM(s.ctx, vm, force)) }
+
+func (s *server) bootTrace(vm string) (string, *dbus.Error) { return asJSON(s.e.BootTrace(vm)) }
 
 // console offers the serial console of a VM on a socket.
 func (s *server) console(vm string, sender dbus.Sender) (string, *dbus.Error) {
@@ -64,6 +67,12 @@ func (c *Client) RunVM(ctx context.Context, vm string, o endpoint.RunOptions) (e
 func (c *Client) StopVM(ctx context.Context, vm string, force bool) error {
 	_, err := c.call(ctx, "stop", vm, force)
 	return err
+}
+
+// BootTrace is endpoint.Engine.BootTrace.
+func (c *Client) BootTrace(ctx context.Context, vm string) (image.BootTrace, error) {
+	var t image.BootTrace
+	return t, c.get(ctx, &t, "boot_trace", vm)
 }
 
 // AwaitVM returns when a VM does not run any more. A service that is exchanged meanwhile does not matter.

@@ -58,6 +58,7 @@ const xmlOwn = `  <interface name="` + ifaceOwn + `">
     <method name="vms"><arg name="json" type="s" direction="out"/></method>
     <method name="run"><arg name="vm" type="s" direction="in"/><arg name="options" type="s" direction="in"/><arg name="json" type="s" direction="out"/></method>
     <method name="stop"><arg name="vm" type="s" direction="in"/><arg name="force" type="b" direction="in"/></method>
+    <method name="boot_trace"><arg name="vm" type="s" direction="in"/><arg name="json" type="s" direction="out"/></method>
     <method name="console"><arg name="vm" type="s" direction="in"/><arg name="socket" type="s" direction="out"/></method>
     <method name="backups"><arg name="json" type="s" direction="out"/></method>
     <method name="rollback"><arg name="vm" type="s" direction="in"/><arg name="json" type="s" direction="out"/></method>

@@ -13,7 +13,6 @@ import (
 	"disksync/disk/nbd"
 	"disksync/image"
 	"disksync/internal/limit"
-	"disksync/internal/problem"
 	"disksync/syncclient"
 )
 
@@ -284,7 +283,7 @@ func (e *Engine) BootTrace(name string) (image.BootTrace, error) {
 	}
 	r := e.runs(vm.ID)
 	if r == nil {
-		return nil, problem.New("DS-NOT-RUNNING", problem.NotFound, nil, "VM "+vm.Name+" does not run", "", "start it with `run "+vm.Name+"`")
+		return nil, notRunning(vm.Name)
 	}
 	return r.boot.Trace(), nil
 }

@@ -64,6 +64,7 @@ type door interface {
 	// AwaitVM returns when the VM does not run any more.
 	AwaitVM(ctx context.Context, vm string) error
 	Console(ctx context.Context, vm string, rw io.ReadWriter) error
+	BootTrace(ctx context.Context, vm string) (image.BootTrace, error)
 	Backups(ctx context.Context) ([]api.BackupLine, error)
 	RollBack(ctx context.Context, vm string) (endpoint.VMInfo, error)
 	Remove(ctx context.Context, vm string) error
@@ -212,6 +213,10 @@ func (s *standalone) Operations(context.Context) ([]endpoint.Status, error) {
 }
 
 func (s *standalone) VMs(context.Context) ([]endpoint.VMInfo, error) { return s.Engine.VMs() }
+
+func (s *standalone) BootTrace(_ context.Context, vm string) (image.BootTrace, error) {
+	return s.Engine.BootTrace(vm)
+}
 
 func (s *standalone) RollBack(_ context.Context, vm string) (endpoint.VMInfo, error) {
 	return s.Engine.RollBack(vm)

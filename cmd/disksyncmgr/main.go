@@ -22,7 +22,7 @@ work themselves, in the state folder, where no service runs.
   disksyncmgr register https://HOST:PORT    compare the fingerprint with the administrator's
   disksyncmgr login USER
   disksyncmgr download                      "Download from Synchronizer"
-  disksyncmgr run VM; disksyncmgr stop VM
+  disksyncmgr run VM; disksyncmgr console VM; disksyncmgr stop VM
   disksyncmgr update VM; disksyncmgr rollback VM; disksyncmgr verify VM
   disksyncmgr backup VM; disksyncmgr restore VM
 
@@ -45,7 +45,7 @@ func newRoot() *cobra.Command {
 	f.DurationVar(&o.patience, "patience", defaultPatience, "with --standalone: how long the line may stand still before giving up; 0: for ever")
 	root.AddCommand(
 		newServe(o), newRegister(o), newLogin(o), newLogout(o), newList(o), newDownload(o), newUpdate(o), newRollback(o),
-		newVerify(o), newBackup(o), newBackups(o), newRestore(o), newFiles(o), newVMs(o), newRun(o), newStop(o), newRemove(o), newExport(o), newMedia(o), newStatus(o), newPause(o), newResume(o), newCancel(o), newReadMedia(),
+		newVerify(o), newBackup(o), newBackups(o), newRestore(o), newFiles(o), newVMs(o), newRun(o), newStop(o), newConsole(o), newBootTrace(o), newRemove(o), newExport(o), newMedia(o), newStatus(o), newPause(o), newResume(o), newCancel(o), newReadMedia(),
 	)
 	return root
 }

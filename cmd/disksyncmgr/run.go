@@ -163,3 +163,46 @@ func newStop(o *options) *cobra.Command {
 	c.Flags().BoolVar(&force, "force", false, "end it at once, as a loss of power does")
 	return c
 }
+
+func newConsole(o *options) *cobra.Command {
+	return &cobra.Command{
+		Use: "console [VM]", Short: "Connect this terminal with the serial console of a running VM", Args: cobra.MaximumNArgs(1),
+		Long: `Connects this terminal with the serial console of a VM that runs. What the guest printed last comes first.
+Ctrl-] leaves it, and the VM goes on.`,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return o.with(cmd.Context(), func(d door) error {
+				ctx, cancel := context.WithCancel(cmd.Context())
+				defer cancel()
+				t, err := cli.OpenConsole(cancel)
+				if err != nil {
+					return err
+				}
+				defer t.Close()
+				err = d.Console(ctx, optional(args), t)
+				if ctx.Err() != nil {
+					return context.Cause(cmd.Context()) // nil when the user has left
+				}
+				return err
+			})
+		},
+	}
+}
+
+func newBootTrace(o *options) *cobra.Command {
+	return &cobra.Command{
+		Use: "boot-trace [VM]", Short: "Print which blocks a running VM has read since its start", Args: cobra.MaximumNArgs(1),
+		Long: `Prints which blocks a VM has read since it was started, in their order, as JSON. Let a VM of the newest version
+start, wait until its user could work, and give the list to
+    synchronizer image publish IMAGE ... --boot-trace FILE
+Endpoints then fetch these blocks first, so that the VM can start long before all of it is there.`,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return o.with(cmd.Context(), func(d door) error {
+				trace, err := d.BootTrace(cmd.Context(), optional(args))
+				if err != nil {
+					return err
+				}
+				return cli.JSON(cmd.OutOrStdout(), trace)
+			})
+		},
+	}
+}

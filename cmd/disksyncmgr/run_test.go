@@ -100,6 +100,10 @@ func TestKillWhileItRuns(t *testing.T) {
 	}
 	c := h.console()
 	c.Ready()
+	trace, err := image.ReadBootTrace(strings.NewReader(h.do("boot-trace", "vm")))
+	if b := trace[image.System]; err != nil || len(b) == 0 || b[0] != 0 {
+		t.Errorf("to start, the guest read the blocks %v, %v; the first of a disk is read first", b, err)
+	}
 	const files, size = 10, 100000
 	for i := range 2 {
 		before := h.written()
