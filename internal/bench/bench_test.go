@@ -152,6 +152,7 @@ func TestComparison(t *testing.T) {
 func TestCases(t *testing.T) {
 	o := tiny(t)
 	o.peers = []string{"nobody"}
+	o.cases = []string{"byte", "clusters", "moved", "grown", "upgraded"}
 	tables, err := measureAll(t.Context(), o)
 	if err != nil {
 		t.Fatal(err)
