@@ -124,6 +124,7 @@ var (
 		{"/", ownFace + ".run", []string{"win7", "{}"}},
 		{"/", ownFace + ".stop", []string{"win7", "true"}},
 		{"/", ownFace + ".console", []string{"win7"}},
+		{"/", ownFace + ".boot_trace", []string{"win7"}},
 		{"/", ownFace + ".rollback", []string{"win7"}},
 		{"/", ownFace + ".remove", []string{"win7"}},
 		{"/", ownFace + ".export", []string{"win7", "system"}},

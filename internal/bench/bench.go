@@ -49,8 +49,8 @@ func measureAll(ctx context.Context, o options) (_ []*table, err error) {
 	if ctx.Err() != nil {
 		err = context.Cause(ctx)
 	}
-	if err == nil && o.blocksAlone() {
-		err = b.writeBlocks()
+	if s, alone := o.alone(); err == nil && alone {
+		err = b.writeSection(s.title)
 	} else if err == nil {
 		err = b.writePage(ctx)
 	}
@@ -94,10 +94,17 @@ func (b *bench) measure(ctx context.Context) (err error) {
 			return err
 		}
 	}
-	if b.opts.blocksAlone() {
-		return b.blocks(ctx)
+	s, alone := b.opts.alone()
+	if alone && !s.ours {
+		return s.measure(b, ctx)
 	}
 	b.section = &table{title: "Servers"}
+	if alone {
+		if b.ours, err = b.startOurs(ctx); err != nil {
+			return err
+		}
+		return s.measure(b, ctx)
+	}
 	b.tables = append(b.tables, b.section)
 	if err := b.startServers(ctx); err != nil {
 		return err
@@ -110,7 +117,7 @@ func (b *bench) measure(ctx context.Context) (err error) {
 	if err := b.synthetic(ctx); err != nil {
 		return err
 	}
-	return b.blocks(ctx)
+	return b.measureSections(ctx)
 }
 
 // startServers starts everybody's server, each at the other end of a line that counts.

@@ -500,7 +500,7 @@ func TestBlocks(t *testing.T) {
 	if before != "# Page\n\n## Before\n\nkept\n\n" || !strings.HasSuffix(after, "\n\n## Exact commands\n\nkept, too\n") || strings.Contains(after, blocksTitle) {
 		t.Errorf("the page is\n%s", page)
 	}
-	if got := replaceSection(page, "## "+blocksTitle+"\n\nnew\n\n"); got != before+"## "+blocksTitle+"\n\nnew\n\n## Exact commands\n\nkept, too\n" {
+	if got := replaceSection(page, blocksTitle, "## "+blocksTitle+"\n\nnew\n\n"); got != before+"## "+blocksTitle+"\n\nnew\n\n## Exact commands\n\nkept, too\n" {
 		t.Errorf("with another section the page is\n%s", got)
 	}
 	for _, l := range loads() {
@@ -511,4 +511,29 @@ func TestBlocks(t *testing.T) {
 	if left, err := filepath.Glob(filepath.Join(o.dir, "*")); err != nil || len(left) > 0 {
 		t.Errorf("left behind: %v, %v", left, err)
 	}
+}
+
+// TestBackups makes backups with all programs that are installed, on a disk so small that it takes little time.
+func TestBackups(t *testing.T) {
+	for _, p := range backupers() {
+		testkit.Tool(t, p.tool)
+	}
+	o := tiny(t)
+	o.peers, o.cases = nil, []string{backupsCase}
+	if err := os.WriteFile(o.page, []byte("# Page\n\n## Exact commands\n\nkept\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := measureAll(t.Context(), o); err != nil {
+		t.Fatal(err)
+	}
+	b, err := os.ReadFile(o.page)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{"## " + backupsTitle + "\n", "\n| **" + oursName + "** | ", "\n| restic | ", "\n| borg, zstd | ", "\n\n## Exact commands\n\nkept\n"} {
+		if !strings.Contains(string(b), want) {
+			t.Errorf("the page has no %q:\n%s", want, b)
+		}
+	}
+	empty(t, o.dir)
 }

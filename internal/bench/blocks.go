@@ -56,9 +56,6 @@ const (
 
 // blocks compares serving a chain of VHDs with qemu-nbd serving a chain of qcow2 files of the same content.
 func (b *bench) blocks(ctx context.Context) error {
-	if len(b.opts.cases) > 0 && !slices.Contains(b.opts.cases, blocksCase) {
-		return nil
-	}
 	for _, t := range blocksTools {
 		if !installed(t) {
 			b.table(noTable, blocksTitle, "Left out: "+t+" is not installed here.")
@@ -316,26 +313,4 @@ func (m *blockBench) grid() []string {
 func middle(v []float64) float64 {
 	v = slices.Sorted(slices.Values(v))
 	return v[(len(v)-1)/2]
-}
-
-// alone reports whether this comparison is all that was asked for.
-func (o options) blocksAlone() bool {
-	return len(o.cases) == 1 && o.cases[0] == blocksCase && o.work == ""
-}
-
-// replaceSection puts the section of the page text that begins with the title's heading in the place of the one that is there, or before
-// the exact commands.
-func replaceSection(old, section string) string {
-	at := strings.Index(old, "## "+blocksTitle+"\n")
-	if at < 0 {
-		if at = strings.Index(old, "## Exact commands"); at < 0 {
-			at = len(old)
-		}
-		return old[:at] + section + old[at:]
-	}
-	end := len(old)
-	if n := strings.Index(old[at+3:], "\n## "); n >= 0 {
-		end = at + 3 + n + 1
-	}
-	return old[:at] + section + old[end:]
 }

@@ -105,8 +105,8 @@ func parseFlags(args []string) (options, error) {
 		return func(s string) error { *list = strings.Split(s, ","); return nil }
 	}
 	f.Func("peers", "only these other `programs`, separated by commas (default all that are installed)", words(&o.peers))
-	f.Func("cases", "only these `cases` of changes made on purpose: byte, clusters, moved, grown, upgraded, blocks (default all);\n"+
-		"blocks alone, without --work, measures block devices only and leaves the rest of the page as it is", words(&o.cases))
+	f.Func("cases", "only these `cases` of changes made on purpose: byte, clusters, moved, grown, upgraded, blocks, backups (default all);\n"+
+		"blocks or backups alone, without --work, is measured alone and leaves the rest of the page as it is", words(&o.cases))
 	f.BoolVar(&o.all, "all", false, "give other programs every pair of versions, with free space and without: takes twice as long")
 	if err := f.Parse(args); err != nil {
 		return o, err

@@ -41,8 +41,8 @@ func (b *bench) writePage(ctx context.Context) error {
 	return b.keepPage(append(bytes.TrimRight(p.Bytes(), "\n"), '\n'))
 }
 
-// writeBlocks writes what was measured of block devices into the page that is there.
-func (b *bench) writeBlocks() error {
+// writeSection writes what was measured into one section of the page that is there.
+func (b *bench) writeSection(title string) error {
 	old, err := os.ReadFile(b.opts.page)
 	if err != nil {
 		return err
@@ -51,7 +51,7 @@ func (b *bench) writeBlocks() error {
 	for _, t := range b.tables {
 		p.table(t)
 	}
-	return b.keepPage([]byte(replaceSection(string(old), p.String())))
+	return b.keepPage([]byte(replaceSection(string(old), title, p.String())))
 }
 
 func (b *bench) keepPage(text []byte) error {
@@ -131,13 +131,14 @@ func (b *bench) versionsOfPrograms(ctx context.Context) []string {
 		args    string
 	}{
 		{"synchronizer", "--version"}, {"disksyncmgr", "--version"}, {"rsync", "--version"}, {"casync", "--version"},
-		{"desync", "--version"}, {"zsync", "-V"}, {"xdelta3", "-V"}, {"zstd", "--version"}, {"qemu-img", "--version"}, {"fio", "--version"}, {"e2fsck", "-V"},
+		{"desync", "--version"}, {"zsync", "-V"}, {"xdelta3", "-V"}, {"zstd", "--version"}, {"qemu-img", "--version"}, {"fio", "--version"},
+		{"restic", "version"}, {"borg", "--version"}, {"e2fsck", "-V"},
 	} {
 		if _, err := exec.LookPath(b.path(v.program)); err != nil {
 			out = append(out, v.program+": not installed here, left out")
 			continue
 		}
-		if slices.Contains([]string{"rsync", "casync", "desync", "zsync", "xdelta3", "zstd", "qemu-img"}, v.program) && !b.plays(v.program) {
+		if slices.Contains([]string{"rsync", "casync", "desync", "zsync", "xdelta3", "zstd", "qemu-img", "restic", "borg"}, v.program) && !b.plays(v.program) {
 			out = append(out, v.program+": left out, as asked for")
 			continue
 		}

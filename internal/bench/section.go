@@ -1,0 +1,68 @@
+package main
+
+import (
+	"context"
+	"slices"
+	"strings"
+)
+
+// A section is a comparison with a part of the page of its own, which can also be made alone: the rest of the page then stays.
+type section struct {
+	name    string // among the cases
+	title   string
+	ours    bool // it needs our Synchronizer
+	measure func(b *bench, ctx context.Context) error
+}
+
+func sections() []section {
+	return []section{
+		{blocksCase, blocksTitle, false, (*bench).blocks},
+		{backupsCase, backupsTitle, true, (*bench).backups},
+	}
+}
+
+// wants reports whether a case was asked for.
+func (o options) wants(name string) bool { return len(o.cases) == 0 || slices.Contains(o.cases, name) }
+
+// alone returns the section that is all that was asked for.
+func (o options) alone() (section, bool) {
+	if len(o.cases) != 1 || o.work != "" {
+		return section{}, false
+	}
+	all := sections()
+	i := slices.IndexFunc(all, func(s section) bool { return s.name == o.cases[0] })
+	if i < 0 {
+		return section{}, false
+	}
+	return all[i], true
+}
+
+// measureSections makes the comparisons that were asked for.
+func (b *bench) measureSections(ctx context.Context) error {
+	for _, s := range sections() {
+		if !b.opts.wants(s.name) {
+			continue
+		}
+		if err := s.measure(b, ctx); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// replaceSection puts the section of the page text that begins with the title's heading in the place of the one that is there, or before
+// the exact commands.
+func replaceSection(old, title, section string) string {
+	at := strings.Index(old, "## "+title+"\n")
+	if at < 0 {
+		if at = strings.Index(old, "## Exact commands"); at < 0 {
+			at = len(old)
+		}
+		return old[:at] + section + old[at:]
+	}
+	end := len(old)
+	if n := strings.Index(old[at+3:], "\n## "); n >= 0 {
+		end = at + 3 + n + 1
+	}
+	return old[:at] + section + old[end:]
+}
