@@ -158,7 +158,8 @@ func (e *Engine) offer(vm deploy.VM, rec runRecord) error {
 		return err
 	}
 	o := &offered{e: e, vm: vm.ID, listener: l, done: make(chan struct{}), record: rec}
-	if rec.Process.Alive() {
+	runs := rec.Process.Alive()
+	if runs {
 		if err := o.begin(vm, rec.Process); err != nil {
 			return errors.Join(err, l.Close())
 		}
@@ -166,7 +167,7 @@ func (e *Engine) offer(vm deploy.VM, rec runRecord) error {
 	e.fleet.mu.Lock()
 	e.fleet.offers[vm.ID] = o
 	e.fleet.mu.Unlock()
-	if o.running != nil && rec.Hypervisor == Libvirt {
+	if runs && rec.Hypervisor == Libvirt {
 		e.work.Go(o.resume)
 	}
 	stop := context.AfterFunc(e.live, func() { l.Close() })
@@ -188,7 +189,10 @@ func (o *offered) resume() {
 	tick := time.NewTicker(time.Second / 2)
 	defer tick.Stop()
 	for {
-		resumed, err := libvirt.Resume(ctx, o.record.Options.Connect, o.vm)
+		o.mu.Lock()
+		connect := o.record.Options.Connect // it may be defined anew meanwhile
+		o.mu.Unlock()
+		resumed, err := libvirt.Resume(ctx, connect, o.vm)
 		if err != nil && ctx.Err() == nil {
 			o.e.log.Warn("cannot see whether a VM is paused", "vm", o.vm, "error", err)
 		}
