@@ -91,7 +91,7 @@ func (b *bench) backups(ctx context.Context) error {
 }
 
 func backupsAbout(disk int64, runs int) string {
-	return fmt.Sprintf("A disk of %s, half of it random bytes and text, is backed up, changed and backed up again, %d times in each of %d runs: %d "+
+	return fmt.Sprintf("A disk of %s, half of it random bytes and text, is backed up, changed and backed up again, %d times a run (runs: %d): %d "+
 		"clusters of 4 KiB all over the disk and a file of %s, half random bytes and half text, are written between two. disksync backs up a "+
 		"VM whose disk that is, deployed from an image: the first backup has the first changes. It sends to a Synchronizer over an "+
 		"encrypted line, and the Synchronizer has read and compared all before the backup counts as made. The others have the disk as a "+
