@@ -91,7 +91,8 @@ type Status struct {
 	Request  Request          `json:"request"`
 	Created  time.Time        `json:"created"`
 	State    State            `json:"state"`
-	Active   bool             `json:"active"` // queued or running
+	Active   bool             `json:"active"`           // queued or running
+	Queued   bool             `json:"queued,omitempty"` // waits for its turn: as many operations run as may
 	Image    string           `json:"image,omitempty"`
 	VM       string           `json:"vm,omitempty"`
 	Version  image.Version    `json:"version,omitempty"`
@@ -170,7 +171,7 @@ func (o *Operation) snapshot() Status {
 		s.Disks[i].Layers = slices.Clone(s.Disks[i].Layers)
 	}
 	s.Notes = slices.Clone(s.Notes)
-	s.Active = o.done != nil
+	s.Active, s.Queued = o.done != nil, o.queued
 	if o.tally != nil {
 		s.Progress = o.tally.Progress()
 		if s.State == InProgress && s.Progress.Line != deploy.LineRunning {

@@ -21,6 +21,7 @@ type display struct {
 	state endpoint.State
 	notes int
 	held  string
+	queue bool // it was told that it waits for its turn
 	got   bool // everything that is to be got, and it was shown
 	stage string
 	total int64 // of the stage
@@ -45,6 +46,10 @@ func (d *display) show(s endpoint.Status) {
 		case endpoint.AdmctlStalled:
 			d.meter.Note("the Synchronizer is busy and serves others first; waiting")
 		}
+	}
+	if s.Queued && !d.queue {
+		d.meter.Note("another operation is at work (`disksyncmgr status`); this one begins when that has ended")
+		d.queue = true
 	}
 	if s.Progress.Held != d.held {
 		if d.held = s.Progress.Held; d.held != "" {
@@ -315,7 +320,11 @@ func printOperations(w io.Writer, ops []endpoint.Status) error {
 		if v := cmp.Or(s.Version, s.Request.Version); v != 0 {
 			version = v.String()
 		}
-		rows = append(rows, []string{string(s.Request.Kind), s.VM, version, string(s.State), done,
+		state := string(s.State)
+		if s.Queued {
+			state = "queued"
+		}
+		rows = append(rows, []string{string(s.Request.Kind), s.VM, version, state, done,
 			bySource(s.Progress.Bytes), s.Created.Local().Format("2006-01-02 15:04"), what})
 	}
 	return cli.Table(w, []string{"OPERATION", "VM", "VERSION", "STATE", "PROGRESS", "BYTES", "BEGUN", "PROBLEM"}, rows)
