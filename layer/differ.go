@@ -8,6 +8,7 @@ import (
 	"sync"
 
 	"disksync/image"
+	"disksync/internal/hugepage"
 	"disksync/internal/lzma"
 )
 
@@ -43,7 +44,9 @@ type differ struct {
 
 // differs recycles them, since each has many MiB, for those who make one small layer after the other.
 var differs = sync.Pool{New: func() any {
-	return &differ{old: make([]byte, image.BlockSize), probe: make([]byte, clusterSize)}
+	d := &differ{old: make([]byte, image.BlockSize), probe: make([]byte, clusterSize)}
+	hugepage.For(d)
+	return d
 }}
 
 // newDiffer returns a differ between two disks; index gives what is similar in the From disk, which takes reading all of it; nil: nobody looks there. It is to
@@ -94,6 +97,7 @@ func (d *differ) encode(out, block []byte, number int, turn func(do func())) (fr
 	base := head.base() * image.SectorSize
 	if d.buf == nil {
 		d.buf = make([]byte, maxBase+image.BlockSize)
+		hugepage.ForBytes(d.buf)
 	}
 	d.buf = d.buf[:base]
 	if err := head.readBase(d.from, d.buf); err != nil {

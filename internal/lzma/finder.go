@@ -3,6 +3,7 @@ package lzma
 import (
 	"encoding/binary"
 	"math/bits"
+	"unsafe"
 )
 
 const (
@@ -16,6 +17,7 @@ const (
 	sixes     = 2 // places in a row
 	longs     = 2
 	longMatch = 12 // bytes that the table of longs goes by
+	tagBits   = 8  // of a hash, that an entry of either has besides its place: fewer where places have more than 24
 
 	// three bytes are worth a match up to nearThree back; three and four are looked for in the last nearFour of the dictionary only.
 	nearThree = 1 << 14
@@ -27,6 +29,9 @@ const (
 	goodLen = 10
 
 	candidates = 2 + sixes + longs
+
+	// ahead is how many positions early rows are asked for: memory takes about as long as it takes to look at that many.
+	ahead = 6
 )
 
 // found is a match: its length, and its distance less 1.
@@ -36,16 +41,18 @@ type found struct {
 }
 
 // finder finds matches: the last places of the same three, four, six and twelve bytes. The places of a row are compared side by
-// side, where a chain of places would wait for memory at each, and they are read one position ahead for the same reason.
+// side, where a chain of places would wait for memory at each, and they are read one position ahead, out of rows that were asked for some
+// positions ahead, for the same reason.
 type finder struct {
 	buf   []byte
 	ready int // positions below are in the tables
 	three [1 << threeBits]int32
 	four  [1 << fourBits]int32
-	six   [1 << sixBits][sixes]int32
-	long  [1 << longBits][longs]int32
+	six   [1 << sixBits][sixes]uint32
+	long  [1 << longBits][longs]uint32
 
 	sixShift, longShift int // from hashes to rows
+	placeBits           int // of an entry of sixes or longs that say the place; those above are a tag
 
 	found   []found
 	foundAt int               // the position that found is of
@@ -58,7 +65,7 @@ func (f *finder) start(buf []byte, skip, end int) {
 	f.buf = buf
 	size := bits.Len(uint(len(buf)-skip)) - 2
 	six, long := min(max(size, leastBits), sixBits), min(max(size-1, leastBits), longBits)
-	f.sixShift, f.longShift = 64-six, 64-long
+	f.sixShift, f.longShift, f.placeBits = 64-six, 64-long, bits.Len(uint(len(buf)))
 	clear(f.three[:])
 	clear(f.four[:])
 	clear(f.six[:1<<six])
@@ -72,19 +79,43 @@ func (f *finder) start(buf []byte, skip, end int) {
 func hash3(v uint64) uint32 { return uint32(v) << 8 * 0x9e3779b1 >> (32 - threeBits) }
 func hash4(v uint64) uint32 { return uint32(v) * 0x9e3779b1 >> (32 - fourBits) }
 
-// sixOf returns the row of the first six bytes of v.
-func (f *finder) sixOf(v uint64) *[sixes]int32 {
-	return &f.six[v<<16*0x9e3779b97f4a7c15>>(f.sixShift&63)&(1<<sixBits-1)]
+// row returns where in a table a hash belongs, and the tag that an entry with that hash has above its place. By the tag most places where
+// something else is are known without reading there, which would be to wait for memory.
+func (f *finder) row(h uint64, shift int) (row uint64, tag uint32) {
+	return h >> (shift & 63), uint32(h>>((shift-tagBits)&63)) << (f.placeBits & 31)
 }
 
-// longOf returns the row of twelve bytes.
-func (f *finder) longOf(v uint64, w uint32) *[longs]int32 {
+// place returns the place that an entry says, 0 when its tag is another.
+func (f *finder) place(entry, tag uint32) int32 {
+	e := entry ^ tag
+	if e>>(f.placeBits&31) != 0 {
+		e = 0
+	}
+	return int32(e)
+}
+
+// sixOf returns the row of the first six bytes of v, and the tag of its entries.
+func (f *finder) sixOf(v uint64) (*[sixes]uint32, uint32) {
+	row, tag := f.row(v<<16*0x9e3779b97f4a7c15, f.sixShift)
+	return &f.six[row&(1<<sixBits-1)], tag
+}
+
+// longOf returns the row of twelve bytes, and the tag of its entries.
+func (f *finder) longOf(v uint64, w uint32) (*[longs]uint32, uint32) {
 	h := (v*0x9e3779b97f4a7c15 ^ uint64(w)*0xc2b2ae3d27d4eb4f) * 0xff51afd7ed558ccd
-	return &f.long[h>>(f.longShift&63)&(1<<longBits-1)]
+	row, tag := f.row(h, f.longShift)
+	return &f.long[row&(1<<longBits-1)], tag
 }
 
-func pushSix(p *[sixes]int32, i int)  { p[1], p[0] = p[0], int32(i) }
-func pushLong(p *[longs]int32, i int) { p[1], p[0] = p[0], int32(i) }
+// push takes a position into the rows of six and of twelve bytes, and returns the first eight there.
+func (f *finder) push(i int) uint64 {
+	v, w := f.twelve(i)
+	six, tag := f.sixOf(v)
+	six[1], six[0] = six[0], tag|uint32(i)
+	long, tag := f.longOf(v, w)
+	long[1], long[0] = long[0], tag|uint32(i)
+	return v
+}
 
 // twelve returns the bytes at a position that the tables go by.
 func (f *finder) twelve(i int) (uint64, uint32) {
@@ -95,9 +126,7 @@ func (f *finder) twelve(i int) (uint64, uint32) {
 // learn takes the positions up to end into the tables, less densely than insert: for the far end of the dictionary.
 func (f *finder) learn(end int) {
 	for ; f.ready+1 < end; f.ready += 2 {
-		v, w := f.twelve(f.ready)
-		pushSix(f.sixOf(v), f.ready)
-		pushLong(f.longOf(v, w), f.ready)
+		f.push(f.ready)
 	}
 }
 
@@ -106,11 +135,9 @@ func (f *finder) insert(end int) {
 	last := len(f.buf) - longMatch // the last bytes are not worth the trouble
 	for ; f.ready < min(end, last+1); f.ready++ {
 		i := f.ready
-		v, w := f.twelve(i)
+		v := f.push(i)
 		f.three[hash3(v)] = int32(i)
 		f.four[hash4(v)] = int32(i)
-		pushSix(f.sixOf(v), i)
-		pushLong(f.longOf(v, w), i)
 	}
 	f.ready = max(f.ready, end)
 }
@@ -154,6 +181,7 @@ func (f *finder) find(pos int, good bool) {
 	f.insert(pos + 1)
 	if pos < last {
 		f.look(pos + 1)
+		f.order(pos + ahead)
 	}
 }
 
@@ -177,6 +205,17 @@ func (f *finder) goOn() int {
 	return f.longest()
 }
 
+// order has the rows of a position on their way from memory by the time that it is looked at.
+func (f *finder) order(pos int) {
+	if pos > len(f.buf)-longMatch {
+		return
+	}
+	v, w := f.twelve(pos)
+	six, _ := f.sixOf(v)
+	long, _ := f.longOf(v, w)
+	prefetch(unsafe.Pointer(six), unsafe.Pointer(long))
+}
+
 // look reads the places for a position.
 func (f *finder) look(pos int) {
 	f.placeAt = pos
@@ -184,8 +223,10 @@ func (f *finder) look(pos int) {
 	p := &f.places
 	p[0] = f.three[hash3(v)]
 	p[1] = f.four[hash4(v)]
-	*(*[sixes]int32)(p[2:]) = *f.sixOf(v)
-	*(*[longs]int32)(p[2+sixes:]) = *f.longOf(v, w)
+	six, tag := f.sixOf(v)
+	p[2], p[3] = f.place(six[0], tag), f.place(six[1], tag)
+	long, tag := f.longOf(v, w)
+	p[4], p[5] = f.place(long[0], tag), f.place(long[1], tag)
 }
 
 // compare adds to found what matches more than best bytes at the places from first on.

@@ -1,0 +1,7 @@
+//go:build !amd64
+
+package lzma
+
+import "unsafe"
+
+func prefetch(_, _ unsafe.Pointer) {}
