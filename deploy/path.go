@@ -112,7 +112,7 @@ func batch(path []*edge) []*edge {
 	slices.SortStableFunc(todo, func(a, b *edge) int { return cmp.Compare(b.ref.Length, a.ref.Length) })
 	var bytes int64
 	for i, e := range todo {
-		if bytes += e.ref.IndexLength; i > 0 && bytes > indexBatch {
+		if bytes += e.ref.Look(); i > 0 && bytes > indexBatch {
 			return todo[:i]
 		}
 	}

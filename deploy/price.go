@@ -94,8 +94,8 @@ func (r *router) fetchIndexes(todo []*edge) error {
 	for i, e := range fetch {
 		if found[i] != nil {
 			// A medium that lost its index on the way makes it cost what it costs elsewhere.
-			e.cost = e.ref.IndexLength
-			r.fetched += e.ref.IndexLength
+			e.cost = e.ref.Look()
+			r.fetched += e.ref.Look()
 			r.take(e, found[i])
 		}
 	}
@@ -152,7 +152,7 @@ func (r *router) priceOne(e *edge) error {
 	}
 	e.cost, e.exact = 0, true
 	if r.j.mediaIndex(x.ID()) == nil {
-		e.cost = e.ref.IndexLength
+		e.cost = e.ref.Look()
 	}
 	for d := range wanted {
 		e.cost += lengths[d]
@@ -199,7 +199,7 @@ func (r *router) byIndexes(id image.StateID) (path []*edge, cost int64, ok bool)
 	for _, e := range r.edges {
 		x := &edge{ref: e.ref, dead: e.dead}
 		if r.indexes[e.ref.ID] == nil && !r.j.onMedium(e.ref.ID) {
-			x.cost = e.ref.IndexLength
+			x.cost = e.ref.Look()
 		}
 		s.edges = append(s.edges, x)
 	}

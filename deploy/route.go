@@ -61,7 +61,7 @@ func (r *router) add(ref image.LayerRef) {
 	if r.known[ref.ID] != nil {
 		return
 	}
-	e := &edge{ref: ref, cost: ref.IndexLength, dead: r.j.banned.of(ref.ID)}
+	e := &edge{ref: ref, cost: ref.Look(), dead: r.j.banned.of(ref.ID)}
 	if onMedium := r.j.onMedium(ref.ID); onMedium {
 		e.cost = 0
 	} else if r.j.Net == nil && e.dead == nil {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strings"
 	"time"
 )
 
@@ -58,7 +59,42 @@ type LayerRef struct {
 	IndexLength int64   `json:"index_length"`
 	// VHDUUIDs are the footer uuids of the VHD files that were published as To.
 	VHDUUIDs []UUID `json:"vhd_uuids,omitempty"`
+	// Sealed are the recipients of an age file that has the layer's file inside; empty: it is the layer's file itself. Of such a file ID is
+	// the SHA-256 of all of it, and where the index is only who opens it knows: IndexOffset and IndexLength are 0.
+	Sealed []string `json:"sealed,omitempty"`
 }
+
+// Look returns how many bytes it takes at least to learn from the Synchronizer what a layer holds.
+func (l *LayerRef) Look() int64 {
+	if len(l.Sealed) > 0 {
+		return min(l.Length, sealedLook)
+	}
+	return l.IndexLength
+}
+
+// sealedLook is the length of the ends of an age file: the header, and a chunk.
+const sealedLook = 68 << 10
+
+// MaxSealed bounds the recipients of a layer.
+const MaxSealed = 32
+
+// CheckSealed returns an error unless the names of recipients are of the form that they have, and each is there once.
+func CheckSealed(recipients []string) error {
+	if len(recipients) > MaxSealed {
+		return fmt.Errorf("%d recipients, at most %d make sense", len(recipients), MaxSealed)
+	}
+	seen := map[string]bool{}
+	for _, r := range recipients {
+		letters := strings.IndexFunc(r, func(c rune) bool { return (c < 'a' || c > 'z') && (c < '0' || c > '9') }) < 0
+		if !letters || !strings.HasPrefix(r, "age1") || len(r) > maxRecipient || seen[r] {
+			return fmt.Errorf("recipient %q is none, or there twice", clip([]byte(r)))
+		}
+		seen[r] = true
+	}
+	return nil
+}
+
+const maxRecipient = 100
 
 // Disk returns the disk with the role r.
 func (m *Manifest) Disk(r Role) (*Disk, bool) {
@@ -140,9 +176,13 @@ func (d *Disk) check() error {
 			return fmt.Errorf("layer %d does not start where the one before it ends", i)
 		}
 		// Each bound in its own width, so that no sum can wrap.
-		if l.IndexOffset < 0 || l.IndexLength <= 0 || l.Length <= 0 ||
+		sealed := len(l.Sealed) > 0
+		if l.IndexOffset < 0 || l.IndexLength < 0 || (l.IndexLength == 0) != sealed || sealed && l.IndexOffset != 0 || l.Length <= 0 ||
 			l.IndexOffset > l.Length || l.IndexLength > l.Length-l.IndexOffset {
 			return fmt.Errorf("layer %d: index at %d+%d of %d bytes", i, l.IndexOffset, l.IndexLength, l.Length)
+		}
+		if err := CheckSealed(l.Sealed); err != nil {
+			return fmt.Errorf("layer %d: %w", i, err)
 		}
 		at = l.To
 	}

@@ -69,7 +69,7 @@ func ReadID(r io.ReaderAt, size int64) (image.LayerID, error) {
 }
 
 func readEnds(r io.ReaderAt, size int64) (off, length int64, id image.LayerID, err error) {
-	if size < HeaderSize+indexHeaderSize+TrailerSize {
+	if size < HeaderSize {
 		return 0, 0, id, fmt.Errorf("%w: %d bytes", ErrFormat, size)
 	}
 	var h [HeaderSize]byte
@@ -78,6 +78,13 @@ func readEnds(r io.ReaderAt, size int64) (off, length int64, id image.LayerID, e
 	}
 	if err := CheckHeader(h[:]); err != nil {
 		return 0, 0, id, err
+	}
+	return readEnd(r, size)
+}
+
+func readEnd(r io.ReaderAt, size int64) (off, length int64, id image.LayerID, err error) {
+	if size < HeaderSize+indexHeaderSize+TrailerSize {
+		return 0, 0, id, fmt.Errorf("%w: %d bytes", ErrFormat, size)
 	}
 	var t [TrailerSize]byte
 	if err := readFull(r, t[:], size-TrailerSize); err != nil {
@@ -93,6 +100,19 @@ func ReadIndex(r io.ReaderAt, size int64) (*Index, error) {
 	if err != nil {
 		return nil, err
 	}
+	return readIndex(r, off, length, id)
+}
+
+// ReadLastIndex is [ReadIndex] for a file whose beginning costs too much to be looked at: the end alone says where the index is.
+func ReadLastIndex(r io.ReaderAt, size int64) (*Index, error) {
+	off, length, id, err := readEnd(r, size)
+	if err != nil {
+		return nil, err
+	}
+	return readIndex(r, off, length, id)
+}
+
+func readIndex(r io.ReaderAt, off, length int64, id image.LayerID) (*Index, error) {
 	b := make([]byte, length)
 	if err := readFull(r, b, off); err != nil {
 		return nil, err

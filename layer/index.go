@@ -74,6 +74,7 @@ type Index struct {
 	from, to       image.StateID
 	fromSize, size int64
 	frames         int
+	stored         *image.LayerRef // see As
 }
 
 // ParseIndex reads an index and checks that its name is want, and that it satisfies the format in itself. It keeps b.
@@ -252,8 +253,18 @@ func (x *Index) IndexOffset() int64 {
 // FileSize returns the length in bytes of the layer's file.
 func (x *Index) FileSize() int64 { return x.IndexOffset() + int64(len(x.raw)) + TrailerSize }
 
+// As returns the same index for a layer that is stored in another form than a layer file: Ref gives that entry of a manifest.
+func (x *Index) As(ref image.LayerRef) *Index {
+	other := *x
+	other.stored = &ref
+	return &other
+}
+
 // Ref returns the layer's entry in a manifest.
 func (x *Index) Ref() image.LayerRef {
+	if x.stored != nil {
+		return *x.stored
+	}
 	return image.LayerRef{
 		ID: x.id, From: x.from, To: x.to,
 		Length: x.FileSize(), IndexOffset: x.IndexOffset(), IndexLength: int64(len(x.raw)),

@@ -17,6 +17,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"disksync/agefile"
 	"disksync/api"
 	"disksync/internal/limit"
 )
@@ -41,6 +42,8 @@ type Options struct {
 	Certificate []byte
 	// Shown is called, from any goroutine, when the server shows another certificate with the right key; nil: nobody wants to know.
 	Shown func(certificate []byte)
+	// Keys open sealed layers of backups.
+	Keys []agefile.Identity
 }
 
 // Line says when a line counts as interrupted.
@@ -83,6 +86,9 @@ type Client struct {
 	token string
 	line  Line
 	meter *meter
+
+	keys   []agefile.Identity
+	sealed *sealedFiles
 }
 
 // New returns a Client. Nothing is sent before the first call.
@@ -95,7 +101,9 @@ func New(o Options) (*Client, error) {
 
 // newOver returns a Client whose connections dial makes.
 func newOver(o Options, dial dialFunc) *Client {
-	c := &Client{base: o.URL, token: o.Token, line: o.Line.orDefault(), meter: &meter{limit: o.Limit}}
+	c := &Client{
+		base: o.URL, token: o.Token, line: o.Line.orDefault(), meter: &meter{limit: o.Limit}, keys: o.Keys, sealed: newSealedFiles(),
+	}
 	p := newPinned(o.Fingerprint, c.meter.measured(dial))
 	p.shown = o.Shown
 	p.expect(o.Certificate)
@@ -105,7 +113,7 @@ func newOver(o Options, dial dialFunc) *Client {
 
 // NewLocal returns a Client that speaks, as an administrator, to the process that serves the data folder dir.
 func NewLocal(dir, socket string) *Client {
-	c := &Client{base: &url.URL{Scheme: "http", Host: "local"}, line: Line{}.orDefault(), meter: new(meter)}
+	c := &Client{base: &url.URL{Scheme: "http", Host: "local"}, line: Line{}.orDefault(), meter: new(meter), sealed: newSealedFiles()}
 	c.http = newHTTP(&http.Transport{
 		DialContext: c.meter.measured(func(ctx context.Context, _, _ string) (net.Conn, error) {
 			// A socket's address has room for 108 bytes; the path through the open folder is short.
@@ -132,7 +140,9 @@ func newHTTP(rt http.RoundTripper) *http.Client {
 
 // WithToken returns a Client that shares the connections and shows another token.
 func (c *Client) WithToken(token string) *Client {
-	return &Client{base: c.base, http: c.http, token: token, line: c.line, meter: c.meter}
+	other := *c
+	other.token = token
+	return &other
 }
 
 // Close closes idle connections.

@@ -85,6 +85,9 @@ func unpack(b []byte, limit int64) ([]byte, error) {
 
 // Index returns the index of a layer. What arrives is the layer's index or an error.
 func (c *Client) Index(ctx context.Context, ref image.LayerRef) (*layer.Index, error) {
+	if len(ref.Sealed) > 0 {
+		return c.sealedIndex(ctx, ref)
+	}
 	if ref.IndexLength > layer.MaxIndexSize {
 		return nil, fmt.Errorf("index of layer %s has %d bytes, at most %d make sense", ref.ID.Short(), ref.IndexLength, layer.MaxIndexSize)
 	}

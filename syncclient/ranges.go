@@ -26,8 +26,17 @@ func (c *Client) Range(ctx context.Context, ref image.LayerRef, offset, length i
 
 // Ranges returns at most [api.MaxRanges] runs of bytes of a layer's file with one request. They must be in order and may not
 // overlap. The body gives the bytes of one behind those of the other, exactly as many as were asked for or an error; the caller
-// closes it. A Synchronizer that gives one run at a time only answers several with [api.CodeInvalid].
+// closes it. A Synchronizer that gives one run at a time only answers several with [api.CodeInvalid]. Of a sealed layer they are runs of
+// what is inside.
 func (c *Client) Ranges(ctx context.Context, ref image.LayerRef, spans []Span) (io.ReadCloser, error) {
+	if len(ref.Sealed) > 0 {
+		return c.sealedRanges(ctx, ref, spans)
+	}
+	return c.stored(ctx, ref, spans)
+}
+
+// stored is Ranges for the file as the Synchronizer has it.
+func (c *Client) stored(ctx context.Context, ref image.LayerRef, spans []Span) (io.ReadCloser, error) {
 	header, total, err := rangeHeader(ref, spans)
 	if err != nil {
 		return nil, err

@@ -29,6 +29,7 @@ type rule struct {
 // the change that adds it.
 var rules = map[string]rule{
 	"image":       {"", ""},
+	"agefile":     {"", "filippo.io/age"},
 	"api":         {"image", ""},
 	"vhd":         {"image", ""},
 	"diskmap":     {"volume volume/exfat volume/ext volume/fat volume/ntfs/format volume/table", ""},
@@ -39,15 +40,15 @@ var rules = map[string]rule{
 	"layer":       {"image internal/hugepage internal/lzma", "github.com/klauspost/compress golang.org/x/sync"},
 	"config":      {"internal/durable internal/limit", "github.com/pelletier/go-toml/v2"},
 	"cache":       {"diskmap image layer vhd volume", "golang.org/x/sys"},
-	"syncclient":  {"api image layer internal/limit internal/problem", "golang.org/x/sys"},
+	"syncclient":  {"agefile api image layer internal/limit internal/problem", "golang.org/x/sys"},
 	"media/disc":  {"internal/crcitut", ""},
 	"media":       {"api image layer media/disc syncclient vhd internal/durable internal/problem", "golang.org/x/sys"},
 	"publish":     {"api diskmap image layer syncclient vhd vhd/vhdfile internal/durable internal/problem", "github.com/klauspost/compress golang.org/x/sys"},
 	"deploy":      {"api cache image layer syncclient vhd internal/durable internal/limit internal/problem internal/process", "golang.org/x/sync"},
-	"backup":      {"api deploy image layer syncclient internal/durable internal/limit internal/problem", ""},
-	"synchronizer": {"api image layer internal/durable internal/release",
+	"backup":      {"agefile api deploy image layer syncclient internal/durable internal/limit internal/problem", ""},
+	"synchronizer": {"agefile api image layer internal/durable internal/release",
 		"golang.org/x/crypto golang.org/x/sync golang.org/x/sys golang.org/x/time modernc.org/sqlite"},
-	"endpoint": {"api backup cache config deploy disk disk/nbd hypervisor hypervisor/libvirt image layer syncclient vhd internal/durable internal/limit " +
+	"endpoint": {"agefile api backup cache config deploy disk disk/nbd hypervisor hypervisor/libvirt image layer syncclient vhd internal/durable internal/limit " +
 		"internal/mediachild internal/problem internal/process internal/qmp", "golang.org/x/sys"},
 	"hypervisor":         {"image", ""},
 	"hypervisor/libvirt": {"internal/problem", "github.com/digitalocean/go-libvirt"},
@@ -109,7 +110,7 @@ var rules = map[string]rule{
 }
 
 // pure packages take readers and bytes and return values: no files, no network, no clock, no logging.
-var pure = []string{"image", "vhd", "hypervisor", "layer", "api", "diskmap", "media/disc", "internal/lzma", "internal/crcitut",
+var pure = []string{"agefile", "image", "vhd", "hypervisor", "layer", "api", "diskmap", "media/disc", "internal/lzma", "internal/crcitut",
 	"volume", "volume/exfat", "volume/ext", "volume/fat", "volume/iso9660", "volume/ntfs", "volume/ntfs/format", "volume/udf", "volume/detect", "volume/table"}
 
 var notPure = []string{"os", "net", "net/http", "log", "log/slog", "os/exec", "syscall"}
