@@ -1,6 +1,7 @@
 package api
 
 import (
+	"slices"
 	"time"
 
 	"disksync/image"
@@ -24,10 +25,23 @@ type BackupLine struct {
 	Bytes      int64         `json:"bytes"`   // of the layers that are there for these points alone
 	// Every is how often a backup is due by the image's policy, in minutes; 0: never.
 	Every int `json:"every"`
+	// Encrypt and Recipients are what the policy says of encryption.
+	Encrypt    bool     `json:"encrypt,omitempty"`
+	Recipients []string `json:"recipients,omitempty"`
 	// Verifying says that a check of all its layers was asked for and goes on.
 	Verifying bool `json:"verifying"`
 	// Points are oldest first. Where lines of everybody are listed, and in the answer to NewBackup, there is only the newest.
 	Points []BackupPoint `json:"points"`
+	// Starts answer those of a NewBackup, in its order, without those that a layer may not start from.
+	Starts []Start `json:"starts,omitempty"`
+}
+
+// Start is a state that a sealed layer may start from.
+type Start struct {
+	State image.StateID `json:"state"`
+	// Layers and Bytes are those of the line's own, and of other lines of the user, on the way to it.
+	Layers int   `json:"layers"`
+	Bytes  int64 `json:"bytes"`
 }
 
 // BackupPoint is one backup of a VM.
@@ -53,6 +67,10 @@ type NewBackup struct {
 	ImageID image.UUID `json:"image_id"`
 	// Mode counts for an image that is not there any more, or not for this user; empty: static.
 	Mode image.Mode `json:"mode,omitempty"`
+	// Starts, at most MaxStarts, asks which of these states layers may start from that are sealed for the recipients Sealed: those that the
+	// user may start from, and on the way to which everything that is sealed is so for all of these as well.
+	Starts []image.StateID `json:"starts,omitempty"`
+	Sealed []string        `json:"sealed,omitempty"`
 }
 
 // SealPoint makes uploaded layers into a point of a line.
@@ -86,4 +104,14 @@ type BackupPolicy struct {
 	Daily   int `json:"daily"`
 	Weekly  int `json:"weekly"`
 	Monthly int `json:"monthly"`
+	// Encrypt takes encrypted layers only.
+	Encrypt bool `json:"encrypt,omitempty"`
+	// Recipients are those that encrypted layers have to be readable by besides the user: escrow.
+	Recipients []string `json:"recipients,omitempty"`
+}
+
+// Equal reports whether two policies are the same.
+func (p BackupPolicy) Equal(o BackupPolicy) bool {
+	return p.Every == o.Every && p.Manual == o.Manual && p.Hourly == o.Hourly && p.Daily == o.Daily && p.Weekly == o.Weekly &&
+		p.Monthly == o.Monthly && p.Encrypt == o.Encrypt && slices.Equal(p.Recipients, o.Recipients)
 }

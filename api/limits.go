@@ -18,6 +18,8 @@ const (
 	MaxRanges = 256
 	// MaxBackups bounds a list of backups, in bytes.
 	MaxBackups = 64 << 20
+	// MaxStarts bounds the states that a NewBackup asks about.
+	MaxStarts = 256
 	// MaxLines and MaxPoints bound the lines of backups of a user and the points of a line that are there at the same time.
 	MaxLines  = 256
 	MaxPoints = 10000

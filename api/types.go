@@ -89,6 +89,8 @@ type DiskInfo struct {
 	Bytes    int64         `json:"bytes"` // of that layer's file
 	Full     bool          `json:"full"`  // it needs no other version
 	VHDUUIDs []image.UUID  `json:"vhd_uuids,omitempty"`
+	// Sealed are the recipients that can read all of the disk, of a backup of which something is encrypted.
+	Sealed []string `json:"sealed,omitempty"`
 }
 
 // Seal makes uploaded layers into a version.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"slices"
 	"time"
@@ -25,7 +26,10 @@ type Job struct {
 	VM     deploy.VM // as it was frozen
 	Note   string    // about the point, for people
 	Spool  string    // a folder with room for the packed changes
-	Tally  *deploy.Tally
+	// Seal returns how what is sent is encrypted, nil when it is not, given what the image's policy wants: that it is, and recipients that
+	// can read it besides the user.
+	Seal func(encrypt bool, escrow []string) (*Seal, error)
+	Tally *deploy.Tally
 	// Ask calls do until the Synchronizer answers, as long as the line is merely interrupted.
 	Ask func(ctx context.Context, do func() error) error
 }
@@ -39,6 +43,8 @@ type Result struct {
 	Made        time.Time         `json:"made"` // when the disks were frozen
 	Consistency image.Consistency `json:"consistency"`
 	Disks       []DiskResult      `json:"disks"`
+	// Recipients can read what was sent, which is encrypted; none: it is not.
+	Recipients []string `json:"recipients,omitempty"`
 }
 
 // DiskResult says what became of one disk.
@@ -83,6 +89,10 @@ type run struct {
 	disks  []api.PointDisk
 	noted  []deploy.Noted
 	opened []interface{ Close() }
+	frozen map[image.Role]*deploy.Frozen
+
+	sealing *Seal // nil: it is not encrypted
+	starts map[image.Role][]image.StateID // that layers may start from, best first; of a backup that is encrypted
 }
 
 // startLevels is how many states there are that a layer may start from: what the newest backup holds, what was installed, nothing.
@@ -94,6 +104,9 @@ func (r *run) run(ctx context.Context) (*Result, error) {
 		r.res.Made, r.res.Consistency = i.At, i.Consistency
 	}
 	defer r.close()
+	if err := r.freeze(); err != nil {
+		return nil, err
+	}
 	if err := r.open(ctx); err != nil {
 		return nil, err
 	}
@@ -111,22 +124,60 @@ func (r *run) close() {
 	}
 }
 
+// freeze opens what is frozen of the disks that are backed up.
+func (r *run) freeze() error {
+	r.frozen = map[image.Role]*deploy.Frozen{}
+	for _, d := range r.VM.Current.Disks {
+		if !deploy.BackedUp(r.VM.Current.Mode, d.Role) {
+			continue
+		}
+		f, err := r.Store.OpenFrozen(d)
+		if err != nil {
+			return fmt.Errorf("%s disk: %w", d.Role, err)
+		}
+		r.opened = append(r.opened, f)
+		r.frozen[d.Role] = f
+	}
+	return nil
+}
+
 // open finds the VM's line, or begins it.
 func (r *run) open(ctx context.Context) error {
-	in := api.NewBackup{VM: r.VM.ID, Name: r.VM.Name, Image: r.VM.Image, ImageID: r.VM.ImageID, Mode: r.VM.Current.Mode}
-	err := r.Ask(ctx, func() error {
-		var err error
-		r.line, err = r.Client.OpenBackup(ctx, in)
+	if err := r.openLine(ctx, r.about()); err != nil {
 		return err
-	})
-	if err != nil {
+	}
+	var err error
+	if r.sealing, err = r.Seal(r.line.Encrypt, r.line.Recipients); err != nil {
 		return err
+	}
+	if r.sealing != nil {
+		in, err := r.askStarts()
+		if err == nil {
+			err = r.openLine(ctx, in)
+		}
+		if err != nil {
+			return err
+		}
+		r.res.Recipients = r.sealing.Recipients
 	}
 	if n := len(r.line.Points); n > 0 {
 		r.newest = &r.line.Points[n-1]
 	}
 	r.res.Line = r.line.ID
+	r.chooseStarts()
 	return r.Store.BeginLine(r.VM.ID, r.line.ID)
+}
+
+func (r *run) openLine(ctx context.Context, in api.NewBackup) error {
+	return r.Ask(ctx, func() error {
+		var err error
+		r.line, err = r.Client.OpenBackup(ctx, in)
+		return err
+	})
+}
+
+func (r *run) about() api.NewBackup {
+	return api.NewBackup{VM: r.VM.ID, Name: r.VM.Name, Image: r.VM.Image, ImageID: r.VM.ImageID, Mode: r.VM.Current.Mode}
 }
 
 // holds reports whether the newest point has a state of a disk.
@@ -154,15 +205,14 @@ func (r *run) known(ctx context.Context, role image.Role, id image.StateID) (boo
 
 // disk packs and uploads what was written to one disk.
 func (r *run) disk(ctx context.Context, d deploy.InstalledDisk) error {
-	if !deploy.BackedUp(r.VM.Current.Mode, d.Role) {
+	f := r.frozen[d.Role]
+	if f == nil {
 		r.add(DiskResult{Role: d.Role, State: d.State})
 		return nil
 	}
-	f, err := r.Store.OpenFrozen(d)
-	if err != nil {
-		return err
+	if r.sealing != nil {
+		return r.sealedDisk(ctx, f)
 	}
-	r.opened = append(r.opened, f)
 	starts := []image.StateID{f.Base, f.Base, {}}
 	if f.Held != f.Base && r.lower == 0 {
 		if ok, err := r.known(ctx, d.Role, f.Held); err != nil {
@@ -195,11 +245,7 @@ func (r *run) layer(ctx context.Context, f *deploy.Frozen, from image.StateID) e
 		return noRoom(err)
 	}
 	defer spool.Close()
-	read := start.Count(f.Size())
-	r.Tally.Begin(deploy.StagePack, f.Role, f.Size())
-	out, err := layer.Encode(ctx, spool, start.State, f, layer.EncodeOptions{
-		FromDisk: start.Disk, Changed: start.Changed, Near: read*nearShare < start.State.DataBlocks(), Fast: true, Progress: r.Tally.Done,
-	})
+	out, read, err := r.pack(ctx, spool, f, start)
 	res := DiskResult{Role: f.Role, State: out.State.ID(), From: from, Read: read}
 	if errors.Is(err, layer.ErrSame) {
 		r.add(res) // what was written is what was there
@@ -218,6 +264,16 @@ func (r *run) layer(ctx context.Context, f *deploy.Frozen, from image.StateID) e
 	return nil
 }
 
+// pack writes the layer from a start to a disk, and tells how many blocks it read.
+func (r *run) pack(ctx context.Context, w io.Writer, f *deploy.Frozen, start deploy.Start) (layer.Result, int, error) {
+	read := start.Count(f.Size())
+	r.Tally.Begin(deploy.StagePack, f.Role, f.Size())
+	out, err := layer.Encode(ctx, w, start.State, f, layer.EncodeOptions{
+		FromDisk: start.Disk, Changed: start.Changed, Near: read*nearShare < start.State.DataBlocks(), Fast: true, Progress: r.Tally.Done,
+	})
+	return out, read, err
+}
+
 // nearShare: where less than one block of so many has changed, what is similar is looked for nearby only.
 const nearShare = 8
 
@@ -226,20 +282,27 @@ func (r *run) upload(ctx context.Context, role image.Role, spool *os.File, out l
 	if r.holds(role, out.State.ID()) {
 		return nil
 	}
-	r.Tally.Begin(deploy.StageUpload, role, out.Bytes)
+	return r.send(ctx, role, out.Bytes, func(progress func(syncclient.UploadProgress)) error {
+		return r.Client.Upload(ctx, out.Index.ID(), spool, out.Bytes, progress)
+	})
+}
+
+// send calls upload until it succeeds or fails for good.
+func (r *run) send(ctx context.Context, role image.Role, length int64, upload func(progress func(syncclient.UploadProgress)) error) error {
+	r.Tally.Begin(deploy.StageUpload, role, length)
 	again := true
 	return r.Ask(ctx, func() error {
 		if err := r.Client.WaitOpen(ctx, func(h limit.Hold) { r.Tally.SetHeld(h.String()) }); err != nil {
 			return err
 		}
-		err := r.Client.Upload(ctx, out.Index.ID(), spool, out.Bytes, func(u syncclient.UploadProgress) {
+		err := upload(func(u syncclient.UploadProgress) {
 			if u.State == api.Uploading {
 				r.Tally.Done(u.Done)
 			}
 		})
 		if errors.Is(err, syncclient.ErrUploadDamaged) && again {
 			again = false
-			err = r.Client.Upload(ctx, out.Index.ID(), spool, out.Bytes, nil)
+			err = upload(nil)
 		}
 		return err
 	})
@@ -247,7 +310,8 @@ func (r *run) upload(ctx context.Context, role image.Role, spool *os.File, out l
 
 // seal makes the point, and notes it. A point that was sealed by a run that did not get to note it is found by its states.
 func (r *run) seal(ctx context.Context) error {
-	if r.newest != nil && !slices.ContainsFunc(r.disks, func(d api.PointDisk) bool { return !r.holds(d.Role, d.State) }) {
+	fresh := func(d api.PointDisk) bool { return !r.holds(d.Role, d.State) || r.sealing != nil && !d.Layer.IsZero() }
+	if r.newest != nil && !slices.ContainsFunc(r.disks, fresh) {
 		r.res.Nothing, r.res.Point = true, r.newest.Point
 		return r.note()
 	}
@@ -267,7 +331,10 @@ func (r *run) seal(ctx context.Context) error {
 
 func (r *run) note() error {
 	b := deploy.Backup{Line: r.line.ID, Point: r.res.Point, Made: r.res.Made}
-	return r.Store.NotePoint(r.VM.ID, b, r.noted)
+	if err := r.Store.NotePoint(r.VM.ID, b, r.noted); err != nil {
+		return err
+	}
+	return r.forgetSpooled()
 }
 
 // noRoom explains an error of the folder for the packed changes.

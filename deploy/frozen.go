@@ -94,7 +94,22 @@ func (s *Start) Count(size int64) int {
 	return changed
 }
 
-// Since returns the start at a state: what the newest backup holds, Base, or the zero id for nothing. The digests of what the backup
+// Below returns the states that are installed below Base, on which the disk stands, the topmost first.
+func (f *Frozen) Below() ([]image.StateID, error) {
+	all, err := f.s.States()
+	if err != nil {
+		return nil, err
+	}
+	var out []image.StateID
+	for _, id := range f.chain.ids[f.base+1:] {
+		if i := slices.IndexFunc(all, func(st image.StateID) bool { return image.VHDUUID(st) == id }); i >= 0 {
+			out = append(out, all[i])
+		}
+	}
+	return out, nil
+}
+
+// Since returns the start at a state: what the newest backup holds, Base, one of Below, or the zero id for nothing. The digests of what the backup
 // holds are read from a list beside the disk, and made anew from the disk where that is missing or wrong.
 func (f *Frozen) Since(ctx context.Context, id image.StateID) (Start, error) {
 	at := f.base
@@ -104,7 +119,9 @@ func (f *Frozen) Since(ctx context.Context, id image.StateID) (Start, error) {
 	case id == f.Held:
 		at = f.held
 	case id != f.Base:
-		return Start{}, fmt.Errorf("the %s disk has no state %s", f.Role, id.Short())
+		if at = slices.Index(f.chain.ids, image.VHDUUID(id)); at < f.base {
+			return Start{}, fmt.Errorf("the %s disk has no state %s", f.Role, id.Short())
+		}
 	}
 	below, err := vhd.NewChain(f.chain.Members()[at:]...)
 	if err != nil {
@@ -134,7 +151,7 @@ func (f *Frozen) written(at int) (map[int]bool, error) {
 
 // digests returns the digest list of a state whose content is here.
 func (f *Frozen) digests(ctx context.Context, id image.StateID, disk *vhd.Chain) (image.State, error) {
-	if id == f.Base {
+	if id != f.Held || id == f.Base {
 		return f.s.State(id)
 	}
 	b, err := durable.ReadFile(f.s.fsys, pointFile(id), image.EncodedStateSize(image.MaxDiskSize))

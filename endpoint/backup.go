@@ -15,7 +15,7 @@ import (
 	"disksync/internal/problem"
 )
 
-// spoolDir has room for what a backup packs. Its files have no names.
+// spoolDir has room for what a backup packs. Its files have no names, but for what is encrypted.
 const spoolDir = "spool"
 
 // backUp makes a point of a VM's line of backups. What was frozen by a run of the same operation that was interrupted is what it goes on
@@ -53,8 +53,12 @@ func (o *Operation) backUp(ctx context.Context, r Request, start time.Time) erro
 	if err := durable.RemoveTemps(e.fsys, spoolDir); err != nil {
 		return err
 	}
+	if err := backup.Tidy(e.fsys, spoolDir, e.hasVM); err != nil {
+		return err
+	}
 	j := &backup.Job{
 		Client: m.client, Store: e.store, VM: vm, Spool: filepath.Join(e.dir, spoolDir), Tally: o.tally, Ask: m.ask,
+		Seal: func(encrypt bool, escrow []string) (*backup.Seal, error) { return o.sealing(vm, encrypt, escrow) },
 	}
 	res, err := j.Run(ctx)
 	if err != nil {
@@ -63,7 +67,7 @@ func (o *Operation) backUp(ctx context.Context, r Request, start time.Time) erro
 	rc := &Receipt{
 		Operation: o.id, Kind: Backup, VM: vm.Name, Image: vm.Image, Version: vm.Current.Version, Path: []deploy.StepReport{},
 		Outcome: *deploy.NewOutcome(), Wire: m.client.Bytes(),
-		Point: &PointReceipt{Line: res.Line, Point: res.Point, Made: res.Made, Consistency: res.Consistency, Disks: res.Disks},
+		Point: &PointReceipt{Line: res.Line, Point: res.Point, Made: res.Made, Consistency: res.Consistency, Disks: res.Disks, Recipients: res.Recipients},
 	}
 	if res.Nothing {
 		rc.Nothing = fmt.Sprintf("nothing was written to VM %s since point %d", vm.Name, res.Point)

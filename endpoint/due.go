@@ -74,7 +74,7 @@ func (e *Engine) learnPolicies(offers []api.Offer) {
 	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if e.policies.User == next.User && maps.Equal(e.policies.Images, next.Images) {
+	if e.policies.User == next.User && maps.EqualFunc(e.policies.Images, next.Images, api.BackupPolicy.Equal) {
 		return
 	}
 	if err := writeJSON(e.fsys, policiesFile, next); err != nil {

@@ -11,6 +11,7 @@ import (
 	"sync"
 	"time"
 
+	"disksync/agefile"
 	"disksync/cache"
 	"disksync/config"
 	"disksync/deploy"
@@ -66,16 +67,20 @@ type Engine struct {
 	login        *Login
 	seen         map[string]seenImage
 	keys         mediaKeys
-	policies     policies
-	speed        map[string]float64 // see rates
-	metered      bool
-	operations   []*Operation // in the order of their creation
-	earlies      map[image.UUID]*early
-	running      int
-	shelves      map[int]func() // told when the settings about media change
-	nextShelf    int
-	places       map[string]cache.Medium // the medium that was in a place last
-	health       map[string]Health       // by identity
+	backupKeys   []agefile.Identity // the first is what backups are encrypted for
+	lentKeys     []agefile.Identity // which are in memory alone
+
+	sealLook, sealMost int // of backup.Seal; other than 0 in tests
+	policies           policies
+	speed              map[string]float64 // see rates
+	metered            bool
+	operations         []*Operation // in the order of their creation
+	earlies            map[image.UUID]*early
+	running            int
+	shelves            map[int]func() // told when the settings about media change
+	nextShelf          int
+	places             map[string]cache.Medium // the medium that was in a place last
+	health             map[string]Health       // by identity
 }
 
 // Open opens the state folder for this process alone. Operations that an earlier process left unfinished are there, stopped.
@@ -135,6 +140,9 @@ func open(ctx context.Context, o Options, fsys durable.FS) (*Engine, error) {
 		return nil, err
 	}
 	if err := readJSON(fsys, mediaKeysFile, &e.keys); err != nil {
+		return nil, err
+	}
+	if e.backupKeys, err = readBackupKeys(fsys); err != nil {
 		return nil, err
 	}
 	if err := readJSON(fsys, seenFile, &e.seen); err != nil {

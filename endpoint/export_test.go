@@ -13,6 +13,9 @@ func (e *Engine) Store() *deploy.Store { return e.store }
 // AskPolicies asks the Synchronizer when backups are due.
 func (e *Engine) AskPolicies(ctx context.Context) { e.askPolicies(ctx) }
 
+// LookForRoom has encrypted backups stand alone after that many layers.
+func (e *Engine) LookForRoom(look, most int) { e.sealLook, e.sealMost = look, most }
+
 // EarlyLeaf is a leaf of a VM that is written while the VM is downloaded.
 type EarlyLeaf struct {
 	*deploy.Live

@@ -41,6 +41,8 @@ type PointReceipt struct {
 	Made        time.Time           `json:"made"` // when the disks were as the point has them; of a restored point, when it was sealed
 	Consistency image.Consistency   `json:"consistency"`
 	Disks       []backup.DiskResult `json:"disks,omitempty"` // of a backup
+	// Recipients can read what a backup sent, which is encrypted; none: it is not.
+	Recipients []string `json:"recipients,omitempty"`
 }
 
 // DiskReceipt says where a disk is now.

@@ -186,6 +186,7 @@ func (e *Engine) connectWithin(limits limit.Chain, needLogin bool) (*syncclient.
 			"", "disksyncmgr register https://HOST:PORT")
 	}
 	o := syncclient.Options{Fingerprint: r.Fingerprint, Line: e.line(), Certificate: e.knownCertificate(), Shown: e.keepCertificate, Limit: limits}
+	o.Keys = e.openingKeys()
 	var err error
 	if o.URL, err = parseURL(r.URL); err != nil {
 		return nil, nil, err

@@ -5,9 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"net/url"
 	"strconv"
+	"strings"
 	"time"
 
 	"disksync/api"
@@ -33,10 +35,32 @@ const (
 // Upload sends the layer named id, length bytes of r, and returns when the Synchronizer has verified and stored it. It goes on
 // from what an earlier Upload has sent, in this process or another. progress may be nil.
 func (c *Client) Upload(ctx context.Context, id image.LayerID, r io.ReaderAt, length int64, progress func(UploadProgress)) error {
+	return c.upload(ctx, &uploading{c: c, id: id, r: r, length: length, at: mark{sent: -1}}, progress)
+}
+
+// UploadSealed is Upload for a sealed layer, of which ref and the size of its disk are what the Synchronizer has to be told.
+func (c *Client) UploadSealed(ctx context.Context, ref image.LayerRef, size int64, r io.ReaderAt, progress func(UploadProgress)) error {
+	about := url.Values{"sealed": {strings.Join(ref.Sealed, ".")}, "to": {ref.To.String()}, "size": {strconv.FormatInt(size, 10)}}
+	if !ref.From.IsZero() {
+		about.Set("from", ref.From.String())
+	}
+	return c.upload(ctx, &uploading{c: c, id: ref.ID, r: r, length: ref.Length, about: about, at: mark{sent: -1}}, progress)
+}
+
+// DropUpload gives up an upload that is of no use any more. It is no error when there is none.
+func (c *Client) DropUpload(ctx context.Context, id image.LayerID) error {
+	err := c.call(ctx, http.MethodDelete, nil, nil, "uploads", id.String())
+	if Code(err) == api.CodeNotFound {
+		return nil
+	}
+	return err
+}
+
+func (c *Client) upload(ctx context.Context, up *uploading, progress func(UploadProgress)) error {
+	id, length := up.id, up.length
 	if progress == nil {
 		progress = func(UploadProgress) {}
 	}
-	up := &uploading{c: c, id: id, r: r, length: length, at: mark{sent: -1}}
 	var pause Backoff
 	failures := 0
 	for {
@@ -76,6 +100,7 @@ type uploading struct {
 	id     image.LayerID
 	r      io.ReaderAt
 	length int64
+	about  url.Values // of a sealed layer
 	begun  bool
 	at     mark // where it stood when last heard of
 }
@@ -88,7 +113,9 @@ type mark struct{ sent, verified int64 }
 func (p *uploading) step(ctx context.Context) (api.Upload, error) {
 	u, err := p.call(ctx, http.MethodGet, nil, nil)
 	if Code(err) == api.CodeNotFound || err == nil && u.State == api.Failed && !p.begun {
-		u, err = p.call(ctx, http.MethodPost, url.Values{"length": {strconv.FormatInt(p.length, 10)}}, nil)
+		query := url.Values{"length": {strconv.FormatInt(p.length, 10)}}
+		maps.Copy(query, p.about)
+		u, err = p.call(ctx, http.MethodPost, query, nil)
 	}
 	if err != nil {
 		return u, err

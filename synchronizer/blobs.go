@@ -37,16 +37,16 @@ const (
 
 // layerRef looks up a stored layer.
 func layerRef(ctx context.Context, q querier, id image.LayerID) (ref image.LayerRef, size int64, err error) {
-	var from, to string
-	err = q.QueryRowContext(ctx, `SELECT from_state, to_state, size, length, index_offset, index_length FROM layers
-		WHERE id = ?`, id.String()).Scan(&from, &to, &size, &ref.Length, &ref.IndexOffset, &ref.IndexLength)
+	var from, to, sealed string
+	err = q.QueryRowContext(ctx, `SELECT from_state, to_state, size, length, index_offset, index_length, sealed FROM layers
+		WHERE id = ?`, id.String()).Scan(&from, &to, &size, &ref.Length, &ref.IndexOffset, &ref.IndexLength, &sealed)
 	if errors.Is(err, sql.ErrNoRows) {
 		return ref, 0, notFound("there is no layer %s", id.Short())
 	}
 	if err != nil {
 		return ref, 0, err
 	}
-	ref.ID = id
+	ref.ID, ref.Sealed = id, strings.Fields(sealed)
 	if ref.From, err = image.ParseStateID(from); err != nil {
 		return ref, 0, err
 	}
@@ -164,7 +164,7 @@ func (s *Server) stateBeside(ctx context.Context, id image.StateID, tried map[im
 		s.log.Warn("state file damaged, making it again", "state", id, "error", err)
 	}
 	tried[id] = true
-	layers, err := column(ctx, s.db, "SELECT id FROM layers WHERE to_state = ?", id.String())
+	layers, err := column(ctx, s.db, "SELECT id FROM layers WHERE to_state = ? AND sealed = ''", id.String())
 	if err != nil {
 		return image.State{}, err
 	}

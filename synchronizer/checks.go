@@ -140,6 +140,9 @@ func (s *Server) readBack(ctx context.Context, r *unhurried, path []image.LayerR
 	if err != nil {
 		return err
 	}
+	if len(ref.Sealed) > 0 {
+		return compareSealed(ctx, r, ref.ID, size, func(int64) {})
+	}
 	x, err := layer.ReadIndex(r, size)
 	if err == nil && x.ID() != ref.ID {
 		err = fmt.Errorf("%w: it is layer %s", layer.ErrCorrupt, x.ID().Short())

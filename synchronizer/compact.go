@@ -47,7 +47,7 @@ func runsOf(ps []point, longest int) []run {
 		for _, d := range p.Disks {
 			stays[d.State] = true
 			for _, l := range d.Layers {
-				if !p.own[l.ID] {
+				if !p.own[l.ID] || len(l.Sealed) > 0 { // what is encrypted cannot be read here
 					stays[l.From], stays[l.To] = true, true
 				}
 			}
@@ -59,7 +59,7 @@ func runsOf(ps []point, longest int) []run {
 		for _, d := range p.Disks {
 			for i := 0; i < len(d.Layers); {
 				j := i + 1
-				for p.own[d.Layers[i].ID] && j < len(d.Layers) && !stays[d.Layers[j-1].To] {
+				for joinable(p, d.Layers[i]) && j < len(d.Layers) && !stays[d.Layers[j-1].To] {
 					j++
 				}
 				if r := (run{d.Layers[:i], d.Layers[i:j]}); j > i+1 && !seen[r.key()] {
@@ -76,7 +76,7 @@ func runsOf(ps []point, longest int) []run {
 	newest := ps[len(ps)-1]
 	for _, d := range newest.Disks {
 		i := len(d.Layers)
-		for i > 0 && newest.own[d.Layers[i-1].ID] {
+		for i > 0 && joinable(newest, d.Layers[i-1]) {
 			i--
 		}
 		if len(d.Layers)-i > longest {
@@ -85,6 +85,9 @@ func runsOf(ps []point, longest int) []run {
 	}
 	return out
 }
+
+// joinable reports whether a layer of a point's path may be put together with others.
+func joinable(p point, l image.LayerRef) bool { return p.own[l.ID] && len(l.Sealed) == 0 }
 
 // compact puts together what can be. One that cannot does not keep the others.
 func (s *Server) compact(ctx context.Context, line string) error {
@@ -187,7 +190,7 @@ func (s *Server) replace(ctx context.Context, line string, r run, temp string, x
 	}
 	err := inTx(ctx, s.db, func(tx *sql.Tx) error {
 		if x != nil {
-			if err := s.enterLayer(ctx, tx, x); err != nil {
+			if err := s.enterLayer(ctx, tx, storedOf(x)); err != nil {
 				return err
 			}
 		}

@@ -92,7 +92,7 @@ func (s *Server) openState(ctx context.Context, id image.StateID) (*content, err
 // pathTo returns stored layers that lead to a state from nothing, nil when none do. Those that tried leads to were looked at.
 func (s *Server) pathTo(ctx context.Context, id image.StateID, tried map[image.StateID]bool) ([]image.LayerRef, error) {
 	tried[id] = true
-	last, err := column(ctx, s.db, "SELECT id FROM layers WHERE to_state = ? ORDER BY length, id", id.String())
+	last, err := column(ctx, s.db, "SELECT id FROM layers WHERE to_state = ? AND sealed = '' ORDER BY length, id", id.String())
 	if err != nil {
 		return nil, err
 	}

@@ -97,6 +97,10 @@ CREATE TABLE had (
 -- When layers were last read back: tried at all, good at (empty: never), and what was wrong the last time.
 CREATE TABLE checks (
 	layer TEXT PRIMARY KEY REFERENCES layers(id) ON DELETE CASCADE, tried TEXT NOT NULL, good TEXT NOT NULL, damaged TEXT NOT NULL);
+`, `
+-- The recipients of a layer in an age file, with spaces between; empty: a layer file. Of the former id is the SHA-256 of the file, and
+-- what states and size say is what its user says: nothing but that user's points may be based on it.
+ALTER TABLE layers ADD COLUMN sealed TEXT NOT NULL DEFAULT '';
 `}
 
 // dbFile is the catalog's name in the data folder.

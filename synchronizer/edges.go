@@ -180,6 +180,9 @@ func (s *Server) enterEdge(ctx context.Context, tx *sql.Tx, id string, layer ima
 	if out.LayerRef, _, err = layerRef(ctx, tx, layer); err != nil {
 		return out, err
 	}
+	if len(out.Sealed) > 0 {
+		return out, conflict("layer %s is encrypted, and for backups only", layer.Short())
+	}
 	names := map[image.StateID]image.Version{}
 	if out.FromVersion, err = versionOf(ctx, tx, id, out.From, names); err != nil {
 		return out, err

@@ -180,7 +180,7 @@ func versionInfo(ctx context.Context, q querier, m *image.Manifest) (api.Version
 		last := d.Layers[len(d.Layers)-1]
 		di := api.DiskInfo{
 			Role: d.Role, Size: d.Size, State: d.State, Layer: last.ID, Bytes: last.Length,
-			Full: len(d.Layers) == 1, VHDUUIDs: last.VHDUUIDs,
+			Full: len(d.Layers) == 1, VHDUUIDs: last.VHDUUIDs, Sealed: sealedFor(d.Layers),
 		}
 		if err := q.QueryRowContext(ctx, "SELECT blocks FROM layers WHERE id = ?", last.ID.String()).Scan(&di.Blocks); err != nil {
 			return api.VersionInfo{}, fmt.Errorf("layer %s of version %d: %w", last.ID.Short(), m.Version, err)
@@ -253,7 +253,7 @@ func dropLayer(ctx context.Context, tx *sql.Tx, id string) ([]string, error) {
 		return nil, err
 	}
 	files := []string{layerFile(id)}
-	others, err := column(ctx, tx, "SELECT id FROM layers WHERE to_state = ?", state[0])
+	others, err := column(ctx, tx, "SELECT id FROM layers WHERE to_state = ? AND sealed = ''", state[0])
 	if err == nil && len(others) == 0 {
 		files = append(files, stateFile(state[0]))
 	}

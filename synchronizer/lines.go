@@ -109,7 +109,7 @@ func (s *Server) describeLine(ctx context.Context, l line, all bool) (api.Backup
 		return b, err
 	}
 	if p != nil {
-		b.Every = p.Every
+		b.Every, b.Encrypt, b.Recipients = p.Every, p.Encrypt, p.Recipients
 	}
 	err = s.db.QueryRowContext(ctx, `SELECT COUNT(*), COUNT(CASE WHEN EXISTS (SELECT 1 FROM point_layers l JOIN checks c ON c.layer = l.layer
 			WHERE l.line = p.line AND l.point = p.point AND c.damaged <> '') THEN 1 END)
@@ -170,9 +170,18 @@ func (s *Server) postBackup(c *call) error {
 		return invalid("backups are made by endpoints, with the token of a user's device")
 	}
 	c.subject = fmt.Sprintf("of %s (VM %s)", in.Name, in.VM)
+	if len(in.Starts) > api.MaxStarts {
+		return invalid("%d starts, at most %d can be named", len(in.Starts), api.MaxStarts)
+	}
+	if err := image.CheckSealed(in.Sealed); err != nil {
+		return invalid("%v", err)
+	}
 	var l line
+	var starts []api.Start
 	err := inTx(c.Context(), s.db, func(tx *sql.Tx) (err error) {
-		l, err = s.openLine(c, tx, in)
+		if l, err = s.openLine(c, tx, in); err == nil {
+			starts, err = s.starts(c.Context(), tx, l, c.who.admin, in)
+		}
 		return err
 	})
 	if err != nil {
@@ -182,6 +191,7 @@ func (s *Server) postBackup(c *call) error {
 	if err != nil {
 		return err
 	}
+	out.Starts = starts
 	return c.reply(out)
 }
 

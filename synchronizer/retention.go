@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"time"
 
+	"disksync/agefile"
 	"disksync/api"
 	"disksync/image"
 )
@@ -67,6 +68,17 @@ func checkBackupPolicy(p *api.BackupPolicy) error {
 	for _, n := range []int{p.Hourly, p.Daily, p.Weekly, p.Monthly} {
 		if n < 0 || n > mostKept {
 			return invalid("hourly, daily, weekly and monthly are from 0 to %d", mostKept)
+		}
+	}
+	if len(p.Recipients) > image.MaxSealed-1 { // the user's own comes to them
+		return invalid("at most %d recipients can be named", image.MaxSealed-1)
+	}
+	if err := image.CheckSealed(p.Recipients); err != nil {
+		return invalid("%v", err)
+	}
+	for _, r := range p.Recipients {
+		if err := agefile.CheckRecipient(r); err != nil {
+			return invalid("%v", err)
 		}
 	}
 	return nil

@@ -481,7 +481,7 @@ func TestPrune(t *testing.T) {
 	p := api.DefaultPolicy()
 	p.Backup = &api.BackupPolicy{Every: 60, Hourly: 3}
 	w.must(t, "PUT", "/v1/images/golden/policy", p)
-	if o := into[[]api.Offer](t, w.send(t, w.alice, "GET", "/v1/offers", nil)); len(o) != 1 || o[0].Backup == nil || *o[0].Backup != *p.Backup {
+	if o := into[[]api.Offer](t, w.send(t, w.alice, "GET", "/v1/offers", nil)); len(o) != 1 || o[0].Backup == nil || !o[0].Backup.Equal(*p.Backup) {
 		t.Errorf("offers: %+v", o)
 	}
 	removed := into[[]image.Version](t, w.must(t, "POST", "/v1/backups/"+w.line.ID.String()+"/prune", nil))

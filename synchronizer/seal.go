@@ -116,6 +116,9 @@ func (s *Server) changeDisk(ctx context.Context, tx *sql.Tx, m *image.Manifest, 
 	if err != nil {
 		return err
 	}
+	if len(ref.Sealed) > 0 {
+		return conflict("layer %s is encrypted, and for backups only", in.Layer.Short())
+	}
 	ref.VHDUUIDs = in.VHDUUIDs
 	d := image.Disk{Role: in.Role, Size: size, State: ref.To}
 	old, there := m.Disk(in.Role)

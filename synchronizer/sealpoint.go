@@ -12,7 +12,7 @@ import (
 // sealing is a point in the making.
 type sealing struct {
 	*Server
-	tx     *sql.Tx
+	tx     querier
 	line   line
 	admin  bool    // the user is an administrator, who may have everything
 	newest []point // of the line, unless there is none
@@ -38,7 +38,7 @@ func (p *sealing) compose(ctx context.Context, in api.SealPoint) error {
 // path returns the layers that lead to a disk from nothing, and its size.
 func (p *sealing) path(ctx context.Context, d api.PointDisk) ([]image.LayerRef, int64, error) {
 	if d.Layer.IsZero() {
-		path, err := p.base(ctx, d.State)
+		path, err := p.base(ctx, d.State, anyPath)
 		if err != nil {
 			return nil, 0, err
 		}
@@ -55,9 +55,12 @@ func (p *sealing) path(ctx context.Context, d api.PointDisk) ([]image.LayerRef, 
 	if ref.To != d.State {
 		return nil, 0, conflict("layer %s leads to state %s, not to %s", d.Layer.Short(), ref.To.Short(), d.State.Short())
 	}
+	if err := p.asPolicy(ctx, ref); err != nil {
+		return nil, 0, err
+	}
 	var path []image.LayerRef
 	if !ref.From.IsZero() {
-		if path, err = p.base(ctx, ref.From); err != nil {
+		if path, err = p.base(ctx, ref.From, under(ref.Sealed)); err != nil {
 			return nil, 0, err
 		}
 	}
@@ -70,10 +73,10 @@ func (p *sealing) path(ctx context.Context, d api.PointDisk) ([]image.LayerRef, 
 }
 
 // base returns the layers that lead to a state from which the point may start: one of the newest point, of versions that the
-// user may have or had, or of any other of the user's points.
-func (p *sealing) base(ctx context.Context, id image.StateID) ([]image.LayerRef, error) {
+// user may have or had, or of any other of the user's points. The path is one that ok agrees to.
+func (p *sealing) base(ctx context.Context, id image.StateID, ok func([]image.LayerRef) bool) ([]image.LayerRef, error) {
 	for _, o := range p.newest {
-		if path := o.pathTo(id); path != nil {
+		if path := o.pathTo(id); path != nil && ok(path) {
 			p.inherit(o, path)
 			return path, nil
 		}
@@ -103,7 +106,7 @@ func (p *sealing) base(ctx context.Context, id image.StateID) ([]image.LayerRef,
 			return nil, err
 		}
 		for _, other := range ps {
-			if path := other.pathTo(id); path != nil {
+			if path := other.pathTo(id); path != nil && ok(path) {
 				p.inherit(other, path)
 				return path, nil
 			}

@@ -223,7 +223,7 @@ func (m *squasher) enter(ctx context.Context, temp string, x *layer.Index) error
 		if err := durable.Publish(m.fsys, temp, layerFile(x.ID().String())); err != nil {
 			return err
 		}
-		if err := m.enterLayer(ctx, m.db, x); err != nil {
+		if err := m.enterLayer(ctx, m.db, storedOf(x)); err != nil {
 			return err
 		}
 	} else if err != nil {

@@ -8,6 +8,7 @@ import (
 	"io"
 	"io/fs"
 	"strconv"
+	"strings"
 	"sync"
 
 	"disksync/api"
@@ -42,6 +43,7 @@ const partSuffix = ".part"
 type upload struct {
 	mu     sync.Mutex // held while a request adds to the file
 	length int64
+	sealed *storedLayer // what is said of a sealed layer; nil: it is a layer file
 
 	// The fields below are guarded by Server.mu.
 	state  api.UploadState
@@ -63,7 +65,14 @@ func (s *Server) postUpload(c *call) error {
 	if err != nil || length <= 0 || length > maxLayerSize {
 		return invalid("length %q: want the length of the layer's file in bytes", c.URL.Query().Get("length"))
 	}
-	out, err := s.beginUpload(c.Context(), c.uploadKey(id), length)
+	sealed, err := c.sealedUpload(id, length)
+	if err == nil && sealed != nil {
+		err = s.mayStartSealed(c, sealed)
+	}
+	if err != nil {
+		return err
+	}
+	out, err := s.beginUpload(c.Context(), c.uploadKey(id), length, sealed)
 	if err != nil {
 		return err
 	}
@@ -89,7 +98,7 @@ func (s *Server) stored(ctx context.Context, k uploadKey) (api.Upload, error) {
 
 // beginUpload finds the upload of a layer, or makes one that goes on from what an earlier process received. A failed upload
 // starts anew.
-func (s *Server) beginUpload(ctx context.Context, k uploadKey, length int64) (api.Upload, error) {
+func (s *Server) beginUpload(ctx context.Context, k uploadKey, length int64, sealed *storedLayer) (api.Upload, error) {
 	// A layer is entered and its upload forgotten one after the other: under this lock neither is half done. Without it a layer
 	// that has just been stored could pass for what a crash left behind.
 	s.names.Lock()
@@ -112,9 +121,12 @@ func (s *Server) beginUpload(ctx context.Context, k uploadKey, length int64) (ap
 	defer s.mu.Unlock()
 	u := s.uploads[k]
 	if u == nil || u.state == api.Failed {
-		if u, err = s.newUpload(k, length, named); err != nil {
+		if u, err = s.newUpload(k, length, sealed, named); err != nil {
 			return out, err
 		}
+	}
+	if !u.sealed.equal(sealed) {
+		return out, conflict("the upload of layer %s was begun as another layer", k.short())
 	}
 	if u.length != length {
 		return out, conflict("the upload of layer %s has %d bytes, not %d", k.short(), u.length, length)
@@ -123,7 +135,7 @@ func (s *Server) beginUpload(ctx context.Context, k uploadKey, length int64) (ap
 }
 
 // newUpload makes an upload. The caller holds names and mu.
-func (s *Server) newUpload(k uploadKey, length int64, named bool) (*upload, error) {
+func (s *Server) newUpload(k uploadKey, length int64, sealed *storedLayer, named bool) (*upload, error) {
 	free, err := s.fsys.Free()
 	if err != nil {
 		return nil, err
@@ -131,7 +143,7 @@ func (s *Server) newUpload(k uploadKey, length int64, named bool) (*upload, erro
 	if k.user != "" {
 		free -= userReserve
 	}
-	u := &upload{length: length, state: api.Uploading}
+	u := &upload{length: length, sealed: sealed, state: api.Uploading}
 	if u.offset, err = s.received(k, length, named); err != nil {
 		return nil, err
 	}
@@ -376,6 +388,9 @@ func (s *Server) storeUpload(ctx context.Context, k uploadKey, u *upload) error 
 	if err := f.Sync(); err != nil {
 		return fmt.Errorf("sync upload: %w", err)
 	}
+	if u.sealed != nil {
+		return s.storeSealed(ctx, k, u, f)
+	}
 	x, err := layer.ReadIndex(f, u.length)
 	if err != nil {
 		return damaged("%v", err)
@@ -416,7 +431,7 @@ func (s *Server) storeUpload(ctx context.Context, k uploadKey, u *upload) error 
 	if err := s.storeState(to); err != nil {
 		return err
 	}
-	return s.nameUpload(ctx, k, x)
+	return s.nameUpload(ctx, k, storedOf(x))
 }
 
 // verifyLayer checks every frame of a layer. progress is told of each one's length, from several goroutines.
@@ -445,15 +460,25 @@ func damaged(format string, args ...any) error {
 	return &api.Error{Code: api.CodeDamaged, Message: "what was uploaded is damaged: " + fmt.Sprintf(format, args...)}
 }
 
+// storedLayer is what the catalog has of a layer.
+type storedLayer struct {
+	image.LayerRef
+	size   int64 // of the disk
+	blocks int   // 0 of a sealed one
+}
+
+func storedOf(x *layer.Index) storedLayer { return storedLayer{x.Ref(), x.Size(), x.Len()} }
+
 // enterLayer enters a layer that was just read back.
-func (s *Server) enterLayer(ctx context.Context, q querier, x *layer.Index) error {
-	ref, now := x.Ref(), stamp(s.now())
+func (s *Server) enterLayer(ctx context.Context, q querier, l storedLayer) error {
+	now := stamp(s.now())
 	_, err := q.ExecContext(ctx, `INSERT INTO layers
-		(id, from_state, to_state, size, blocks, length, index_offset, index_length, stored)
-		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING`,
-		ref.ID.String(), ref.From.String(), ref.To.String(), x.Size(), x.Len(), ref.Length, ref.IndexOffset, ref.IndexLength, now)
+		(id, from_state, to_state, size, blocks, length, index_offset, index_length, stored, sealed)
+		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING`,
+		l.ID.String(), l.From.String(), l.To.String(), l.size, l.blocks, l.Length, l.IndexOffset, l.IndexLength, now,
+		strings.Join(l.Sealed, " "))
 	if err != nil {
 		return err
 	}
-	return noteCheck(ctx, q, ref.ID, now, "")
+	return noteCheck(ctx, q, l.ID, now, "")
 }

@@ -10,7 +10,6 @@ import (
 	"disksync/api"
 	"disksync/image"
 	"disksync/internal/durable"
-	"disksync/layer"
 )
 
 // What users upload can only become part of their backups. It is theirs alone until then, bounded, and goes after a day.
@@ -96,7 +95,7 @@ func (s *Server) forgetUpload(ctx context.Context, k uploadKey) error {
 // to a state says something about it.
 func (s *Server) startOf(ctx context.Context, user string, id image.StateID) (image.State, error) {
 	if user != "" && !id.IsZero() {
-		if err := s.userHasState(ctx, s.db, user, id); err != nil {
+		if err := s.userHasState(ctx, s.db, user, id, false); err != nil {
 			return image.State{}, err
 		}
 	}
@@ -104,7 +103,7 @@ func (s *Server) startOf(ctx context.Context, user string, id image.StateID) (im
 }
 
 // nameUpload gives a layer that was verified its name and enters it.
-func (s *Server) nameUpload(ctx context.Context, k uploadKey, x *layer.Index) error {
+func (s *Server) nameUpload(ctx context.Context, k uploadKey, l storedLayer) error {
 	s.names.Lock()
 	defer s.names.Unlock()
 	if k.user != "" {
@@ -125,7 +124,7 @@ func (s *Server) nameUpload(ctx context.Context, k uploadKey, x *layer.Index) er
 		return err
 	}
 	return inTx(ctx, s.db, func(tx *sql.Tx) error {
-		if err := s.enterLayer(ctx, tx, x); err != nil || k.user == "" {
+		if err := s.enterLayer(ctx, tx, l); err != nil || k.user == "" {
 			return err
 		}
 		_, err := tx.ExecContext(ctx, "UPDATE user_layers SET state = ? WHERE user = ? AND layer = ?", userStored, k.user, k.layer.String())
@@ -141,7 +140,7 @@ func (s *Server) userHasLayer(ctx context.Context, q querier, user string, id im
 	var one int
 	err := q.QueryRowContext(ctx, `SELECT 1 FROM lines n JOIN point_layers p ON p.line = n.id WHERE n.user = ?1 AND p.layer = ?2
 		UNION ALL SELECT 1 FROM user_layers WHERE user = ?1 AND layer = ?2 AND state = ?3
-		UNION ALL SELECT 1 FROM edges e JOIN layers x ON x.id = e.layer JOIN layers l ON l.to_state = x.to_state
+		UNION ALL SELECT 1 FROM edges e JOIN layers x ON x.id = e.layer JOIN layers l ON l.to_state = x.to_state AND l.sealed = ''
 			JOIN point_layers p ON p.layer = l.id JOIN lines n ON n.id = p.line AND n.known AND n.image_id = e.image
 			WHERE e.layer = ?2 AND n.user = ?1 LIMIT 1`, user, id.String(), userStored).Scan(&one)
 	if err == nil || !errors.Is(err, sql.ErrNoRows) {
@@ -166,11 +165,12 @@ func (s *Server) userHasLayer(ctx context.Context, q querier, user string, id im
 	return notFound("there is no layer %s for you", id.Short())
 }
 
-// userHasState returns an error unless a user may start a layer from a state.
-func (s *Server) userHasState(ctx context.Context, q querier, user string, id image.StateID) error {
+// userHasState returns an error unless a user may start a layer from a state: sealed says whether that is a sealed one, which alone may
+// start from what other sealed ones are said to lead to.
+func (s *Server) userHasState(ctx context.Context, q querier, user string, id image.StateID, sealed bool) error {
 	var one int
 	err := q.QueryRowContext(ctx, `SELECT 1 FROM layers l JOIN point_layers p ON p.layer = l.id JOIN lines n ON n.id = p.line
-			WHERE l.to_state = ?2 AND n.user = ?1 LIMIT 1`, user, id.String()).Scan(&one)
+			WHERE l.to_state = ?2 AND n.user = ?1 AND (?3 OR l.sealed = '') LIMIT 1`, user, id.String(), sealed).Scan(&one)
 	if err == nil || !errors.Is(err, sql.ErrNoRows) {
 		return err
 	}

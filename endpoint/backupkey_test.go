@@ -1,0 +1,233 @@
+package endpoint_test
+
+import (
+	"bytes"
+	"fmt"
+	"io/fs"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"disksync/api"
+	"disksync/endpoint"
+	"disksync/image"
+	"disksync/internal/problem"
+	"disksync/layer"
+)
+
+// encrypting makes the key of the endpoint's backups, and returns its recipient.
+func (w *world) encrypting() string {
+	w.Helper()
+	r, err := w.e.NewBackupKey()
+	if err != nil {
+		w.Fatal(err)
+	}
+	return r
+}
+
+// exported returns the endpoint's keys.
+func (w *world) exported() string {
+	w.Helper()
+	text, err := w.e.ExportBackupKeys()
+	if err != nil {
+		w.Fatal(err)
+	}
+	return text
+}
+
+// TestEncryptedBackups: each point is what the disk was, for whoever has the key, and nothing of it can be read at the Synchronizer.
+func TestEncryptedBackups(t *testing.T) {
+	w := ready(t, disk(1, 2, 3, 4))
+	w.run(endpoint.Request{Kind: endpoint.Download, Image: "win7"})
+	me := w.encrypting()
+	now := disk(1, 2, 3, 4)
+	var past [][]byte
+	r := rand.New(rand.NewPCG(11, 2))
+	for i := range points() {
+		for range 1 + r.IntN(3) {
+			w.scribbles(r, now)
+		}
+		if i%5 == 3 {
+			w.restart()
+		}
+		rc := w.backUp("win7")
+		if int(rc.Point.Point) != i+1 || rc.Nothing != "" || rc.Point.Disks[0].Read > 6 || !slices.Equal(rc.Point.Recipients, []string{me}) {
+			t.Fatalf("%+v", rc.Point)
+		}
+		past = append(past, slices.Clone(now))
+		w.holds("win7", now)
+	}
+	if rc := w.backUp("win7"); rc.Nothing == "" || int(rc.Point.Point) != len(past) {
+		t.Errorf("a backup of nothing: %+v", rc)
+	}
+	other := w.elsewhere()
+	c, s := other.fail(endpoint.Request{Kind: endpoint.Restore, From: "win7", VM: "x"})
+	if c != "DS-BACKUP-KEY" || !strings.Contains(s.Outcome().Error(), me) {
+		t.Errorf("without a key: %s, %v", c, s.Outcome())
+	}
+	if _, err := other.e.NewBackupKey(); err != nil {
+		t.Fatal(err)
+	}
+	if c, _ := other.fail(endpoint.Request{Kind: endpoint.Restore, From: "win7", VM: "x"}); c != "DS-BACKUP-KEY" {
+		t.Errorf("with another key: %s", c)
+	}
+	if _, err := other.e.ImportBackupKeys(w.exported()); err != nil {
+		t.Fatal(err)
+	}
+	for n, i := range r.Perm(len(past))[:4] {
+		for k, m := range []*world{w, other} {
+			name := fmt.Sprintf("back%d-%d", n, k)
+			rc := m.run(endpoint.Request{Kind: endpoint.Restore, From: "win7", Point: image.Version(i + 1), VM: name})
+			if int(rc.Point.Point) != i+1 || rc.Version != 1 || rc.Image != "win7" {
+				t.Errorf("%+v", rc)
+			}
+			m.holds(name, past[i])
+			m.run(endpoint.Request{Kind: endpoint.Verify, VM: name})
+		}
+	}
+	w.hidden(past)
+}
+
+// hidden looks through all that the Synchronizer keeps for what disks have beyond the image, and for the digests of their blocks.
+func (w *world) hidden(disks [][]byte) {
+	w.Helper()
+	published := map[string]bool{}
+	for _, b := range blocksOf(disk(1, 2, 3, 4)) {
+		published[string(b)] = true
+	}
+	var secrets [][]byte
+	for _, d := range disks {
+		for _, b := range blocksOf(d) {
+			if published[string(b)] {
+				continue
+			}
+			digest := image.SumBlock(b)
+			secrets = append(secrets, digest[:])
+			// What was scribbled differs from the image; a run of it is enough to know it by.
+			orig := disk(1, 2, 3, 4)
+			for i := 0; i+32 <= len(b); i += 32 {
+				if run := b[i : i+32]; !bytes.Contains(orig, run) && bytes.Count(run, []byte{0}) < 8 {
+					secrets = append(secrets, bytes.Clone(run))
+					break
+				}
+			}
+		}
+	}
+	if len(secrets) < 8 {
+		w.Fatalf("%d secrets", len(secrets))
+	}
+	files := 0
+	err := filepath.WalkDir(w.lab.Dir, func(name string, e fs.DirEntry, err error) error {
+		if err != nil || !e.Type().IsRegular() {
+			return err
+		}
+		b, err := os.ReadFile(name)
+		files++
+		for _, s := range secrets {
+			if bytes.Contains(b, s) || bytes.Contains(b, []byte(fmt.Sprintf("%x", s))) {
+				w.Errorf("%s has %x", name, s)
+			}
+		}
+		if strings.HasSuffix(name, ".dsl") {
+			if x, err := layer.ReadIndex(bytes.NewReader(b), int64(len(b))); err == nil && !x.From().IsZero() {
+				w.Errorf("%s is a layer that can be read", name)
+			}
+		}
+		return err
+	})
+	if err != nil || files < 5 {
+		w.Fatalf("%d files, %v", files, err)
+	}
+}
+
+func blocksOf(d []byte) [][]byte {
+	var out [][]byte
+	for off := 0; off < len(d); off += block {
+		b := make([]byte, block)
+		copy(b, d[off:])
+		out = append(out, b)
+	}
+	return out
+}
+
+// TestEscrow: the policy names who can read backups besides the user, and has them encrypted where the user has no key yet.
+func TestEscrow(t *testing.T) {
+	w := ready(t, disk(1, 2, 3))
+	w.run(endpoint.Request{Kind: endpoint.Download, Image: "win7"})
+	now := disk(1, 2, 3)
+	write := func(text string) {
+		copy(now[700:], text)
+		w.writes("win7", image.System, 700, []byte(text))
+	}
+	write("in the clear")
+	w.backUp("win7")
+	plain := slices.Clone(now)
+	it := w.elsewhere()
+	escrow := it.encrypting()
+	key := it.exported()
+	w.policy(&api.BackupPolicy{Manual: true, Encrypt: true, Recipients: []string{escrow}})
+
+	write("from now on encrypted")
+	rc := w.backUp("win7")
+	if len(rc.Point.Recipients) != 2 || rc.Point.Recipients[1] != escrow || rc.Point.Disks[0].Read != 1 || len(rc.Notes) == 0 {
+		t.Errorf("%+v %v", rc.Point, rc.Notes)
+	}
+	if got := w.e.BackupKeys(); len(got) != 1 || got[0] != rc.Point.Recipients[0] {
+		t.Errorf("%v", got)
+	}
+	if st, err := os.Stat(filepath.Join(w.dir, "backup-key.txt")); err != nil || st.Mode().Perm() != 0o600 {
+		t.Errorf("%v, %v", st, err)
+	}
+	third := w.elsewhere() // has nothing but what escrow lends
+	c, s := third.fail(endpoint.Request{Kind: endpoint.Restore, From: "win7", VM: "x"})
+	if c != "DS-BACKUP-KEY" || !strings.Contains(s.Outcome().Error(), escrow) {
+		t.Errorf("%s, %v", c, s.Outcome())
+	}
+	lent, err := third.e.LendBackupKeys(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	third.run(endpoint.Request{Kind: endpoint.Restore, From: "win7", VM: "back"})
+	third.holds("back", now)
+	third.run(endpoint.Request{Kind: endpoint.Restore, From: "win7", VM: "clear", Point: 1})
+	third.holds("clear", plain)
+	third.e.ReturnBackupKeys(lent)
+	if b, err := os.ReadDir(third.dir); err != nil || slices.ContainsFunc(b, func(e fs.DirEntry) bool { return e.Name() == "backup-key.txt" }) {
+		t.Errorf("what was lent was kept: %v, %v", b, err)
+	}
+	// The key was another laptop's. This one has its own, which has to open all of its own line: so it starts from the image.
+	rc = third.backUp("back")
+	if len(rc.Point.Recipients) != 2 || rc.Point.Disks[0].Layer.IsZero() {
+		t.Errorf("%+v", rc.Point)
+	}
+	third.run(endpoint.Request{Kind: endpoint.Restore, From: rc.Point.Line.String(), VM: "again"})
+	third.holds("again", now)
+	fourth := w.elsewhere()
+	if _, err := fourth.e.ImportBackupKeys(third.exported()); err != nil {
+		t.Fatal(err)
+	}
+	fourth.run(endpoint.Request{Kind: endpoint.Restore, From: rc.Point.Line.String(), VM: "again"})
+	fourth.holds("again", now)
+
+	// Another escrow: what was written before has to be readable by it as well, though nothing was written since.
+	second := w.elsewhere()
+	escrow2 := second.encrypting()
+	w.policy(&api.BackupPolicy{Manual: true, Encrypt: true, Recipients: []string{escrow2}})
+	rc = w.backUp("win7")
+	if rc.Nothing != "" || rc.Point.Recipients[1] != escrow2 {
+		t.Errorf("%+v", rc)
+	}
+	if rc = w.backUp("win7"); rc.Nothing == "" {
+		t.Errorf("%+v", rc)
+	}
+	second.run(endpoint.Request{Kind: endpoint.Restore, From: rc.Point.Line.String(), VM: "back"})
+	second.holds("back", now)
+	if p := problem.Of(errOf(w.e.ImportBackupKeys("nothing"))); p.Code != "DS-KEY" {
+		t.Error(p)
+	}
+}
+
+func errOf[T any](_ T, err error) error { return err }
