@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
-	"log/slog"
 	"strings"
 
 	"filippo.io/age"
@@ -58,9 +57,6 @@ func (k Identity) String() string { return "the key of " + k.Recipient() }
 
 // GoString is String.
 func (k Identity) GoString() string { return k.String() }
-
-// LogValue keeps the secret out of logs.
-func (k Identity) LogValue() slog.Value { return slog.StringValue(k.String()) }
 
 // maxIdentities bounds the keys of a file.
 const maxIdentities = 1000

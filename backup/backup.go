@@ -28,7 +28,7 @@ type Job struct {
 	Spool  string    // a folder with room for the packed changes
 	// Seal returns how what is sent is encrypted, nil when it is not, given what the image's policy wants: that it is, and recipients that
 	// can read it besides the user.
-	Seal func(encrypt bool, escrow []string) (*Seal, error)
+	Seal  func(encrypt bool, escrow []string) (*Seal, error)
 	Tally *deploy.Tally
 	// Ask calls do until the Synchronizer answers, as long as the line is merely interrupted.
 	Ask func(ctx context.Context, do func() error) error
@@ -91,8 +91,8 @@ type run struct {
 	opened []interface{ Close() }
 	frozen map[image.Role]*deploy.Frozen
 
-	sealing *Seal // nil: it is not encrypted
-	starts map[image.Role][]image.StateID // that layers may start from, best first; of a backup that is encrypted
+	sealing *Seal                          // nil: it is not encrypted
+	starts  map[image.Role][]image.StateID // that layers may start from, best first; of a backup that is encrypted
 }
 
 // startLevels is how many states there are that a layer may start from: what the newest backup holds, what was installed, nothing.

@@ -65,6 +65,12 @@ const xmlOwn = `  <interface name="` + ifaceOwn + `">
     <method name="remove"><arg name="vm" type="s" direction="in"/></method>
     <method name="export"><arg name="vm" type="s" direction="in"/><arg name="role" type="s" direction="in"/><arg name="socket" type="s" direction="out"/></method>
     <method name="open_disk"><arg name="vm" type="s" direction="in"/><arg name="point" type="u" direction="in"/><arg name="role" type="s" direction="in"/><arg name="socket" type="s" direction="out"/></method>
+    <method name="backup_keys"><arg name="json" type="s" direction="out"/></method>
+    <method name="new_backup_key"><arg name="recipient" type="s" direction="out"/></method>
+    <method name="export_backup_keys"><arg name="keys" type="s" direction="out"/></method>
+    <method name="import_backup_keys"><arg name="keys" type="s" direction="in"/><arg name="json" type="s" direction="out"/></method>
+    <method name="lend_backup_keys"><arg name="keys" type="s" direction="in"/><arg name="json" type="s" direction="out"/></method>
+    <method name="return_backup_keys"><arg name="recipients" type="as" direction="in"/></method>
     <property name="release" type="s" access="read"/>
     <property name="state-folder" type="s" access="read"/>
     <property name="user" type="s" access="read"/>

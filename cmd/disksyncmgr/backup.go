@@ -2,6 +2,7 @@ package main
 
 import (
 	"io"
+	"slices"
 	"strings"
 	"time"
 
@@ -64,7 +65,7 @@ func printLines(w io.Writer, lines []api.BackupLine) error {
 		if i > 0 {
 			printLine(w, "")
 		}
-		printLine(w, "VM %s of %s on %s, %s, %s (%s)", l.Name, l.Image, l.DeviceName, count(l.Count, "point"), progress.Bytes(l.Bytes), l.ID)
+		printLine(w, "VM %s of %s on %s, %s, %s (%s)", l.Name, l.Image, l.DeviceName, count(l.Count, "point")+encrypted(l), progress.Bytes(l.Bytes), l.ID)
 		var rows [][]string
 		for _, p := range l.Points {
 			rows = append(rows, []string{p.Point.String(), p.Created.Local().Format("2006-01-02 15:04"), p.Version.String(),
@@ -75,6 +76,14 @@ func printLines(w io.Writer, lines []api.BackupLine) error {
 		}
 	}
 	return nil
+}
+
+// encrypted says of a line whether its newest point is encrypted.
+func encrypted(l api.BackupLine) string {
+	if n := len(l.Points); n == 0 || !slices.ContainsFunc(l.Points[n-1].Disks, func(d api.DiskInfo) bool { return len(d.Sealed) > 0 }) {
+		return ""
+	}
+	return ", encrypted"
 }
 
 var consistencies = map[image.Consistency]string{
@@ -93,7 +102,7 @@ func verified(p api.BackupPoint) string {
 
 func newRestore(o *options) *cobra.Command {
 	var f transferFlags
-	var as string
+	var as, identity string
 	var inPlace bool
 	c := &cobra.Command{
 		Use: "restore [VM[@POINT]]", Short: "Bring a VM back from a point of its backups", Args: cobra.MaximumNArgs(1),
@@ -107,11 +116,14 @@ id of its backups, as "backups" shows them; without it, the only one. Without PO
 			if r.From, r.Point, err = parsePoint(optional(args)); err != nil {
 				return err
 			}
-			return o.with(cmd.Context(), func(d door) error { return f.run(cmd, d, r) })
+			return o.with(cmd.Context(), func(d door) error {
+				return lend(cmd, d, identity, func() error { return f.run(cmd, d, r) })
+			})
 		},
 	}
 	f.add(c, false)
 	c.Flags().BoolVar(&f.plan, "plan", false, "print what would be done, and do nothing")
+	c.Flags().StringVar(&identity, "identity", "", "open encrypted backups with the keys in this `file`, which are not kept; -: those on stdin")
 	c.Flags().StringVar(&as, "as", "", "`name` of the VM; that of the VM which was backed up without it")
 	c.Flags().BoolVar(&inPlace, "in-place", false, "replace the present disks of the VM, which are kept for rollback")
 	return c
@@ -141,6 +153,9 @@ func printBackup(w io.Writer, r *endpoint.Receipt) {
 		}
 	}
 	printLine(w, "  %s over the line in all, %v", progress.Bytes(r.Wire), (time.Duration(r.Seconds*1000) * time.Millisecond).Round(10*time.Millisecond))
+	if n := len(r.Point.Recipients); n > 0 {
+		printLine(w, "  encrypted for %s", strings.Join(r.Point.Recipients, ", "))
+	}
 	for _, n := range r.Notes {
 		printLine(w, "  note: %s", n)
 	}

@@ -66,6 +66,12 @@ type door interface {
 	Console(ctx context.Context, vm string, rw io.ReadWriter) error
 	BootTrace(ctx context.Context, vm string) (image.BootTrace, error)
 	Backups(ctx context.Context) ([]api.BackupLine, error)
+	BackupKeys(ctx context.Context) ([]string, error)
+	NewBackupKey(ctx context.Context) (string, error)
+	ExportBackupKeys(ctx context.Context) (string, error)
+	ImportBackupKeys(ctx context.Context, keys string) ([]string, error)
+	LendBackupKeys(ctx context.Context, keys string) ([]string, error)
+	ReturnBackupKeys(ctx context.Context, recipients []string) error
 	RollBack(ctx context.Context, vm string) (endpoint.VMInfo, error)
 	Remove(ctx context.Context, vm string) error
 	// Export writes a disk's content to out and returns the disk's size; progress is told the bytes written.

@@ -46,16 +46,19 @@ disk as it is now, or with @POINT as the point has it; of that only what is read
 				return err
 			}
 			return o.with(cmd.Context(), func(d door) error {
-				disk, err := d.OpenDisk(cmd.Context(), vm, point, r)
-				if err != nil {
-					return err
-				}
-				defer disk.Close()
-				return f.run(cmd, volume.NewDevice(disk, disk.Size()), args[1], args[2:])
+				return lend(cmd, d, f.identity, func() error {
+					disk, err := d.OpenDisk(cmd.Context(), vm, point, r)
+					if err != nil {
+						return err
+					}
+					defer disk.Close()
+					return f.run(cmd, volume.NewDevice(disk, disk.Size()), args[1], args[2:])
+				})
 			})
 		},
 	}
 	c.Flags().StringVar(&f.role, "role", string(image.System), "`disk` to look into: system, application or user")
+	c.Flags().StringVar(&f.identity, "identity", "", "open encrypted backups with the keys in this `file`, which are not kept; -: those on stdin")
 	c.Flags().BoolVarP(&f.long, "long", "l", false, "with ls: sizes too")
 	c.Flags().BoolVar(&f.force, "force", false, "with get: in place of a file that is there")
 	return c
@@ -63,6 +66,7 @@ disk as it is now, or with @POINT as the point has it; of that only what is read
 
 type filesFlags struct {
 	role        string
+	identity    string
 	long, force bool
 }
 

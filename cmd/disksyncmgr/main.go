@@ -45,7 +45,7 @@ func newRoot() *cobra.Command {
 	f.DurationVar(&o.patience, "patience", defaultPatience, "with --standalone: how long the line may stand still before giving up; 0: for ever")
 	root.AddCommand(
 		newServe(o), newRegister(o), newLogin(o), newLogout(o), newList(o), newDownload(o), newUpdate(o), newRollback(o),
-		newVerify(o), newBackup(o), newBackups(o), newRestore(o), newFiles(o), newVMs(o), newRun(o), newStop(o), newConsole(o), newBootTrace(o), newRemove(o), newExport(o), newMedia(o), newStatus(o), newPause(o), newResume(o), newCancel(o), newReadMedia(),
+		newVerify(o), newBackup(o), newBackups(o), newRestore(o), newKey(o), newFiles(o), newVMs(o), newRun(o), newStop(o), newConsole(o), newBootTrace(o), newRemove(o), newExport(o), newMedia(o), newStatus(o), newPause(o), newResume(o), newCancel(o), newReadMedia(),
 	)
 	return root
 }

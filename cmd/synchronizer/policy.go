@@ -3,12 +3,14 @@ package main
 import (
 	"fmt"
 	"io"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 
+	"disksync/agefile"
 	"disksync/api"
 	"disksync/internal/cli"
 	"disksync/internal/progress"
@@ -102,6 +104,13 @@ func printPolicy(w io.Writer, name string, p api.Policy) {
 	if stay != "" {
 		fmt.Fprintf(w, "  of these stay: %s\n", stay)
 	}
+	if b := p.Backup; b != nil && (b.Encrypt || len(b.Recipients) > 0) {
+		when := "where the user has a key"
+		if b.Encrypt {
+			when = "always"
+		}
+		fmt.Fprintf(w, "  encrypted:     %s, for %s\n", when, strings.Join(append([]string{"the user"}, b.Recipients...), ", "))
+	}
 }
 
 // describeBackups says when backups are made, and which stay.
@@ -150,11 +159,16 @@ type backupFlags struct {
 	every  string
 	manual bool
 	keep   [4]int
+
+	encrypt    bool
+	recipients []string
 }
 
 func (b *backupFlags) add(c *cobra.Command) {
 	c.Flags().StringVar(&b.every, "backup-every", "", "endpoints make a backup after each such `time`: 30m, 4h, 1d; 0: not by themselves")
 	c.Flags().BoolVar(&b.manual, "backup-manual", true, "users may make backups by hand; --backup-manual=false: they may not")
+	c.Flags().BoolVar(&b.encrypt, "backup-encrypt", false, "take encrypted backups only; --backup-encrypt=false: others too")
+	c.Flags().StringSliceVar(&b.recipients, "backup-recipient", nil, "encrypted backups must be readable by this escrow `recipient`, age1…; may be repeated; '': by the user alone")
 	for i, what := range []string{"hourly", "daily", "weekly", "monthly"} {
 		c.Flags().IntVar(&b.keep[i], "keep-"+what, 0, "so `many` "+what+" backups stay")
 	}
@@ -186,6 +200,17 @@ func (b *backupFlags) apply(cmd *cobra.Command, p *api.Policy) error {
 		if given([]string{"keep-hourly", "keep-daily", "keep-weekly", "keep-monthly"}[i]) {
 			if *n = b.keep[i]; *n < 0 || *n > 10000 {
 				return cli.UsageError("of backups 0 to 10000 can be kept, not %d", *n)
+			}
+		}
+	}
+	if given("backup-encrypt") {
+		next.Encrypt = b.encrypt
+	}
+	if given("backup-recipient") {
+		next.Recipients = slices.DeleteFunc(b.recipients, func(r string) bool { return r == "" })
+		for _, r := range next.Recipients {
+			if err := agefile.CheckRecipient(r); err != nil {
+				return cli.UsageError("--backup-recipient %s: want the public half of a key as age-keygen prints it, age1…", r)
 			}
 		}
 	}

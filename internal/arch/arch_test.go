@@ -59,7 +59,7 @@ var rules = map[string]rule{
 	"cmd/xec": {"xec", ""},
 	"cmd/disksyncmgr": {"api cache config dbusapi deploy endpoint hypervisor image syncclient vhd volume volume/detect internal/…",
 		"github.com/spf13/cobra"},
-	"cmd/synchronizer": {"api image media publish syncclient synchronizer internal/…",
+	"cmd/synchronizer": {"agefile api image media publish syncclient synchronizer internal/…",
 		"github.com/spf13/cobra github.com/klauspost/compress"},
 	"cmd/vhd-util": {"disk disk/nbd image vhd vhd/vhdfile internal/cli internal/durable internal/problem internal/progress internal/release",
 		"github.com/spf13/cobra"},

@@ -1,0 +1,185 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"github.com/spf13/cobra"
+
+	"disksync/endpoint"
+	"disksync/internal/cli"
+	"disksync/internal/durable"
+	"disksync/internal/problem"
+)
+
+func newKey(o *options) *cobra.Command {
+	c := &cobra.Command{
+		Use: "key", Short: "Look after the key that backups are encrypted with",
+		Long: `Backups are encrypted before they leave this machine when there is a key, or when the policy of the image says
+so: with age (https://age-encryption.org), for your key and for those of escrow that the policy names.
+
+Without the key, and without escrow, encrypted backups are lost when this machine is: keep a copy of the
+key elsewhere. Whoever has the key and can get at the backups can read them.`,
+	}
+	c.AddCommand(newKeyNew(o), newKeyShow(o), newKeyExport(o), newKeyImport(o))
+	return c
+}
+
+func newKeyNew(o *options) *cobra.Command {
+	return &cobra.Command{
+		Use: "new", Short: "Make a key; backups are encrypted from then on", Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return o.with(cmd.Context(), func(d door) error {
+				r, err := d.NewBackupKey(cmd.Context())
+				if err != nil {
+					return err
+				}
+				fmt.Fprintln(cmd.OutOrStdout(), r)
+				fmt.Fprint(os.Stderr, "Backups are encrypted for this key from now on. Keep a copy of it elsewhere, with `disksyncmgr key export`:\n"+
+					"when this machine is lost, they cannot be read without it, unless the administrator has an escrow key.\n")
+				return nil
+			})
+		},
+	}
+}
+
+func newKeyShow(o *options) *cobra.Command {
+	var asJSON bool
+	c := &cobra.Command{
+		Use: "show", Short: "List the public halves of the keys that are here", Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return o.with(cmd.Context(), func(d door) error {
+				keys, err := d.BackupKeys(cmd.Context())
+				if err != nil {
+					return err
+				}
+				if asJSON {
+					return cli.JSON(cmd.OutOrStdout(), keys)
+				}
+				for i, r := range keys {
+					use := "opens older backups"
+					if i == 0 {
+						use = "backups are encrypted for it"
+					}
+					printLine(cmd.OutOrStdout(), "%s  %s", r, use)
+				}
+				return nil
+			})
+		},
+	}
+	c.Flags().BoolVar(&asJSON, "json", false, "print as JSON")
+	return c
+}
+
+func newKeyExport(o *options) *cobra.Command {
+	var to string
+	c := &cobra.Command{
+		Use: "export", Short: "Print the keys, which are secret, to keep them elsewhere", Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return o.with(cmd.Context(), func(d door) error {
+				text, err := d.ExportBackupKeys(cmd.Context())
+				if err != nil {
+					return err
+				}
+				if to == "" {
+					_, err = io.WriteString(cmd.OutOrStdout(), text)
+					return err
+				}
+				return keepSecret(to, text)
+			})
+		},
+	}
+	c.Flags().StringVar(&to, "to", "", "write them to this new `file`, for nobody else to read")
+	return c
+}
+
+// keepSecret writes a text to a new file that only its owner can read.
+func keepSecret(name, text string) error {
+	if _, err := os.Lstat(name); !errors.Is(err, fs.ErrNotExist) {
+		return problem.New("DS-EXISTS", problem.Busy, err, name+" is there already", "it is as it was", "choose another name")
+	}
+	dir, err := durable.Dir(filepath.Dir(name))
+	if err != nil {
+		return err
+	}
+	return durable.WriteFile(dir, filepath.Base(name), []byte(text), 0o600)
+}
+
+func newKeyImport(o *options) *cobra.Command {
+	return &cobra.Command{
+		Use: "import FILE", Short: "Keep the keys in a file, which \"key export\" or age-keygen wrote", Args: cobra.ExactArgs(1),
+		Long: `Keeps the keys in FILE, or on stdin for "-", in the state folder. Where there was no key, backups are encrypted
+with the first one from then on; others open older backups.`,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			text, err := readKeys(cmd, args[0])
+			if err != nil {
+				return err
+			}
+			return o.with(cmd.Context(), func(d door) error {
+				keys, err := d.ImportBackupKeys(cmd.Context(), text)
+				if err == nil {
+					printLine(cmd.OutOrStdout(), "%s here; backups are encrypted for %s", count(len(keys), "key"), keys[0])
+				}
+				return err
+			})
+		},
+	}
+}
+
+// readKeys reads a file of keys with the rights of whoever called the command.
+func readKeys(cmd *cobra.Command, name string) (string, error) {
+	r := cmd.InOrStdin()
+	if name != "-" {
+		f, err := os.Open(name)
+		if err != nil {
+			return "", problem.New("DS-KEY", problem.Usage, err, "the keys cannot be read", "nothing was changed", "give a file that `disksyncmgr key export` wrote")
+		}
+		defer f.Close()
+		r = f
+	}
+	b, err := io.ReadAll(io.LimitReader(r, endpoint.MaxBackupKeys+1))
+	return string(b), err
+}
+
+// lend runs do with the keys in a file lent to the engine; "" lends none.
+func lend(cmd *cobra.Command, d door, name string, do func() error) error {
+	if name == "" {
+		return do()
+	}
+	text, err := readKeys(cmd, name)
+	if err != nil {
+		return err
+	}
+	lent, err := d.LendBackupKeys(cmd.Context(), text)
+	if err != nil {
+		return err
+	}
+	err = do()
+	return errors.Join(err, d.ReturnBackupKeys(context.WithoutCancel(cmd.Context()), lent))
+}
+
+func (s *standalone) BackupKeys(context.Context) ([]string, error) { return s.Engine.BackupKeys(), nil }
+
+func (s *standalone) NewBackupKey(context.Context) (string, error) { return s.Engine.NewBackupKey() }
+
+func (s *standalone) ExportBackupKeys(context.Context) (string, error) {
+	return s.Engine.ExportBackupKeys()
+}
+
+func (s *standalone) ImportBackupKeys(_ context.Context, text string) ([]string, error) {
+	return s.Engine.ImportBackupKeys(text)
+}
+
+func (s *standalone) LendBackupKeys(_ context.Context, text string) ([]string, error) {
+	return s.Engine.LendBackupKeys(text)
+}
+
+func (s *standalone) ReturnBackupKeys(_ context.Context, recipients []string) error {
+	s.Engine.ReturnBackupKeys(recipients)
+	return nil
+}

@@ -1,0 +1,79 @@
+package dbusapi
+
+import (
+	"context"
+
+	"github.com/godbus/dbus/v5"
+)
+
+// The keys of backups cross the bus in arguments and answers, as passwords do, between the service and a caller who may change things;
+// never in properties, signals or operations.
+
+func (s *server) backupKeys() (string, *dbus.Error) { return asJSON(s.e.BackupKeys(), nil) }
+
+func (s *server) newBackupKey() (string, *dbus.Error) {
+	r, err := s.e.NewBackupKey()
+	return r, own(err)
+}
+
+func (s *server) exportBackupKeys() (string, *dbus.Error) {
+	text, err := s.e.ExportBackupKeys()
+	return text, own(err)
+}
+
+func (s *server) importBackupKeys(keys string) (string, *dbus.Error) {
+	return asJSON(s.e.ImportBackupKeys(keys))
+}
+
+func (s *server) lendBackupKeys(keys string) (string, *dbus.Error) {
+	return asJSON(s.e.LendBackupKeys(keys))
+}
+
+func (s *server) returnBackupKeys(recipients []string) *dbus.Error {
+	s.e.ReturnBackupKeys(recipients)
+	return nil
+}
+
+// BackupKeys is endpoint.Engine.BackupKeys.
+func (c *Client) BackupKeys(ctx context.Context) ([]string, error) {
+	var v []string
+	return v, c.get(ctx, &v, "backup_keys")
+}
+
+// NewBackupKey is endpoint.Engine.NewBackupKey.
+func (c *Client) NewBackupKey(ctx context.Context) (string, error) {
+	return c.text(ctx, "new_backup_key")
+}
+
+// ExportBackupKeys is endpoint.Engine.ExportBackupKeys.
+func (c *Client) ExportBackupKeys(ctx context.Context) (string, error) {
+	return c.text(ctx, "export_backup_keys")
+}
+
+// ImportBackupKeys is endpoint.Engine.ImportBackupKeys.
+func (c *Client) ImportBackupKeys(ctx context.Context, keys string) ([]string, error) {
+	var v []string
+	return v, c.get(ctx, &v, "import_backup_keys", keys)
+}
+
+// LendBackupKeys is endpoint.Engine.LendBackupKeys.
+func (c *Client) LendBackupKeys(ctx context.Context, keys string) ([]string, error) {
+	var v []string
+	return v, c.get(ctx, &v, "lend_backup_keys", keys)
+}
+
+// ReturnBackupKeys is endpoint.Engine.ReturnBackupKeys.
+func (c *Client) ReturnBackupKeys(ctx context.Context, recipients []string) error {
+	_, err := c.call(ctx, "return_backup_keys", append([]string{}, recipients...))
+	return err
+}
+
+// text calls a method that answers with a text.
+func (c *Client) text(ctx context.Context, method string) (string, error) {
+	var text string
+	body, err := c.call(ctx, method)
+	if err == nil {
+		err = dbus.Store(body, &text)
+	}
+	return text, err
+}
