@@ -420,10 +420,14 @@ func diskProblem(err error, what string) *problem.Problem {
 	return nil
 }
 
+func serverDamaged(err error, what, safe string) error {
+	return problem.New("DS-SERVER-DAMAGED", problem.Damaged, err, "the Synchronizer's copy is damaged; "+what, safe,
+		"tell the administrator; a medium with good copies of these blocks helps as well")
+}
+
 func explainMissing(m *MissingError, what, safe, again string) error {
 	if errors.Is(m, layer.ErrCorrupt) {
-		return problem.New("DS-SERVER-DAMAGED", problem.Damaged, m, "the Synchronizer's copy is damaged; "+what, safe,
-			"tell the administrator; a medium with good copies of these blocks helps as well")
+		return serverDamaged(m, what, safe)
 	}
 	if p, ok := errors.AsType[*problem.Problem](syncclient.Explain(m, what, safe)); ok {
 		return p

@@ -144,6 +144,9 @@ func (j *Job) Plan(ctx context.Context) (*Plan, error) {
 			if isUntrusted(err) {
 				return nil, untrustedLayer(err, fmt.Sprintf("cannot plan version %d of %s", m.Version, m.Image), "nothing was changed")
 			}
+			if errors.Is(err, layer.ErrCorrupt) {
+				return nil, serverDamaged(err, fmt.Sprintf("cannot plan version %d of %s", m.Version, m.Image), "nothing was changed")
+			}
 			return nil, err
 		}
 	}
