@@ -18,15 +18,12 @@ import (
 )
 
 func newKey(o *options) *cobra.Command {
-	c := &cobra.Command{
-		Use: "key", Short: "Look after the key that backups are encrypted with",
-		Long: `Backups are encrypted before they leave this machine when there is a key, or when the policy of the image says
+	c := cli.Group("key", "Look after the key that backups are encrypted with", newKeyNew(o), newKeyShow(o), newKeyExport(o), newKeyImport(o))
+	c.Long = `Backups are encrypted before they leave this machine when there is a key, or when the policy of the image says
 so: with age (https://age-encryption.org), for your key and for those of escrow that the policy names.
 
 Without the key, and without escrow, encrypted backups are lost when this machine is: keep a copy of the
-key elsewhere. Whoever has the key and can get at the backups can read them.`,
-	}
-	c.AddCommand(newKeyNew(o), newKeyShow(o), newKeyExport(o), newKeyImport(o))
+key elsewhere. Whoever has the key and can get at the backups can read them.`
 	return c
 }
 
