@@ -28,7 +28,7 @@ var wire = []any{
 	api.Server{}, api.Login{}, api.Device{}, api.Token{}, api.Offer{}, api.Image{}, api.VersionInfo{}, api.DiskInfo{}, api.Seal{}, api.SealDisk{}, image.Machine{},
 	api.Upload{}, api.NewUser{}, api.User{}, api.Password{}, api.Group{}, api.Assignment{}, api.DeviceInfo{}, api.MediaFile{}, api.AuditEntry{},
 	api.Error{}, api.Layer{}, api.NewSquash{}, api.Squash{}, api.Policy{}, api.MediaKey{},
-	api.BackupPolicy{}, api.NewBackup{}, api.BackupLine{}, api.BackupPoint{}, api.SealPoint{}, api.PointDisk{},
+	api.BackupPolicy{}, api.NewBackup{}, api.Start{}, api.BackupLine{}, api.BackupPoint{}, api.SealPoint{}, api.PointDisk{},
 }
 
 // section returns what the document has below a heading.
