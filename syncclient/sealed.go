@@ -195,6 +195,7 @@ func (b *sealedBody) Read(p []byte) (int, error) {
 	s := &b.spans[0]
 	i := s.Offset / agefile.ChunkSize
 	for b.chunks[0].chunk < i {
+		b.chunks[0] = shelved{} // what was given need not stay in memory
 		b.chunks = b.chunks[1:]
 	}
 	h := &b.chunks[0]
