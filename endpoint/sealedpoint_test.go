@@ -385,3 +385,64 @@ func TestMixedLine(t *testing.T) {
 		t.Errorf("%+v", rc.Point)
 	}
 }
+
+// TestEncryptedRestoreInterrupted: a restore goes on where it was, however often the line fails in the middle of what is encrypted.
+func TestEncryptedRestoreInterrupted(t *testing.T) {
+	w := ready(t, disk(1, 2, 3))
+	w.run(endpoint.Request{Kind: endpoint.Download, Image: "win7"})
+	w.encrypting()
+	now := disk(1, 2, 3)
+	for i := range 3 {
+		big := make([]byte, 700<<10)
+		rand.NewChaCha8([32]byte{byte(i)}).Read(big)
+		off := int64(i)*block + 512
+		copy(now[off:], big)
+		w.writes("win7", image.System, off, big)
+	}
+	rc := w.backUp("win7")
+	other := w.elsewhere()
+	other.run(endpoint.Request{Kind: endpoint.Download, Image: "win7", VM: "golden"})
+	if _, err := other.e.ImportBackupKeys(w.exported()); err != nil {
+		t.Fatal(err)
+	}
+	var came, left atomic.Int64
+	w.front.answer(func(rw http.ResponseWriter, req *http.Request, next http.Handler) {
+		if !strings.Contains(req.URL.Path, "/v1/layers/") {
+			next.ServeHTTP(rw, req)
+			return
+		}
+		next.ServeHTTP(broken{rw, &came, &left}, req)
+	})
+	interrupted := 0
+	for {
+		left.Store(900 << 10) // a frame, and some of the next
+		s := other.wait(other.start(endpoint.Request{Kind: endpoint.Restore, From: "win7", VM: "back"}))
+		if s.State == endpoint.Finished {
+			break
+		}
+		if interrupted++; interrupted > 40 {
+			t.Fatalf("%d bytes came: %v", came.Load(), s.Outcome())
+		}
+		if interrupted%2 == 0 {
+			other.restart()
+		}
+	}
+	other.holds("back", now)
+	if interrupted < 2 || came.Load() > 3*rc.Point.Disks[0].Bytes {
+		t.Errorf("%d interruptions, %d bytes came of %d", interrupted, came.Load(), rc.Point.Disks[0].Bytes)
+	}
+}
+
+// broken is an answer that is cut off when all together have given so many bytes.
+type broken struct {
+	http.ResponseWriter
+	came, left *atomic.Int64
+}
+
+func (b broken) Write(p []byte) (int, error) {
+	if b.left.Add(-int64(len(p))) < 0 {
+		panic(http.ErrAbortHandler)
+	}
+	b.came.Add(int64(len(p)))
+	return b.ResponseWriter.Write(p)
+}

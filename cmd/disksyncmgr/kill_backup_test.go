@@ -16,7 +16,7 @@ import (
 )
 
 // TestKillBackups kills the service again and again while it backs a VM up. Whenever that happens, the next one goes on by itself, the
-// disk is what it was, and the point is what the disk was when it was frozen.
+// disk is what it was, and the point is what the disk was when it was frozen. The second half of the backups is encrypted.
 //
 // DISKSYNC_KILL_ROUNDS says how often: half of that.
 func TestKillBackups(t *testing.T) {
@@ -31,8 +31,14 @@ func TestKillBackups(t *testing.T) {
 	}
 	run(endpoint.Request{Kind: endpoint.Download, Image: "win7", Version: 1, Media: []string{k.stick}})
 	now := bytes.Clone(k.v1)
-	points := 0
+	points, encrypted := 0, false
 	for k.kills < k.rounds {
+		if !encrypted && 2*k.kills >= k.rounds {
+			encrypted = true
+			if _, err := k.client.NewBackupKey(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+		}
 		for range 1 + k.random.IntN(4) {
 			p := make([]byte, 1+k.random.IntN(300<<10))
 			for i := range p {
@@ -79,6 +85,9 @@ func TestKillBackups(t *testing.T) {
 		points++
 		if n := int(k.operation().Receipt.Point.Point); n != points {
 			t.Fatalf("%d backups, and the newest point is %d", points, n)
+		}
+		if got := len(k.operation().Receipt.Point.Recipients) > 0; got != encrypted {
+			t.Errorf("point %d is encrypted: %t", points, got)
 		}
 		k.wantDisk("win7", now)
 		name := fmt.Sprintf("back%d", points)
