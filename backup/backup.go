@@ -150,6 +150,11 @@ func (r *run) open(ctx context.Context) error {
 	if r.sealing, err = r.Seal(r.line.Encrypt, r.line.Recipients); err != nil {
 		return err
 	}
+	if r.sealing == nil && r.sealedBefore() {
+		return problem.New("DS-BACKUP-KEY", problem.NeedsLogin, nil, "the backups of VM "+r.VM.Name+" are encrypted, and there is no key here for the next one",
+			"the VM is as it was, and so are the backups before; nothing was sent",
+			"import the key with `disksyncmgr key import FILE`, or make another one with `disksyncmgr key new`")
+	}
 	if r.sealing != nil {
 		in, err := r.askStarts()
 		if err == nil {
@@ -166,6 +171,12 @@ func (r *run) open(ctx context.Context) error {
 	r.res.Line = r.line.ID
 	r.chooseStarts()
 	return r.Store.BeginLine(r.VM.ID, r.line.ID)
+}
+
+// sealedBefore reports whether the newest point is encrypted. A key that got lost must not have the next one sent in the clear.
+func (r *run) sealedBefore() bool {
+	n := len(r.line.Points)
+	return n > 0 && slices.ContainsFunc(r.line.Points[n-1].Disks, func(d api.DiskInfo) bool { return len(d.Sealed) > 0 })
 }
 
 func (r *run) openLine(ctx context.Context, in api.NewBackup) error {

@@ -194,6 +194,20 @@ func TestEscrow(t *testing.T) {
 	third.holds("back", now)
 	third.run(endpoint.Request{Kind: endpoint.Restore, From: "win7", VM: "clear", Point: 1})
 	third.holds("clear", plain)
+	secret := key[strings.Index(key, "AGE-SECRET-KEY-1"):][:50]
+	err = filepath.WalkDir(third.dir, func(name string, e fs.DirEntry, err error) error {
+		if err != nil || !e.Type().IsRegular() {
+			return err
+		}
+		b, err := os.ReadFile(name)
+		if bytes.Contains(b, []byte(secret)) {
+			t.Errorf("%s has a key that was lent", name)
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
 	third.e.ReturnBackupKeys(lent)
 	if b, err := os.ReadDir(third.dir); err != nil || slices.ContainsFunc(b, func(e fs.DirEntry) bool { return e.Name() == "backup-key.txt" }) {
 		t.Errorf("what was lent was kept: %v, %v", b, err)
@@ -231,3 +245,42 @@ func TestEscrow(t *testing.T) {
 }
 
 func errOf[T any](_ T, err error) error { return err }
+
+// TestLostKey: where the newest backup is encrypted and the key is not here any more, nothing is sent in the clear.
+func TestLostKey(t *testing.T) {
+	w := ready(t, disk(1, 2))
+	w.run(endpoint.Request{Kind: endpoint.Download, Image: "win7"})
+	w.encrypting()
+	w.writes("win7", image.System, 700, []byte("mine"))
+	w.backUp("win7")
+	key := w.exported()
+	w.close()
+	if err := os.Remove(filepath.Join(w.dir, "backup-key.txt")); err != nil {
+		t.Fatal(err)
+	}
+	w.open()
+	now := disk(1, 2)
+	copy(now[700:], "more of it")
+	w.writes("win7", image.System, 700, []byte("more of it"))
+	if c, s := w.fail(endpoint.Request{Kind: endpoint.Backup, VM: "win7"}); c != "DS-BACKUP-KEY" {
+		t.Errorf("%s, %v", c, s.Outcome())
+	}
+	if _, err := w.e.ImportBackupKeys(key); err != nil {
+		t.Fatal(err)
+	}
+	w.backUp("win7")
+	w.run(endpoint.Request{Kind: endpoint.Restore, From: "win7", VM: "back"})
+	w.holds("back", now)
+	w.close()
+	if err := os.WriteFile(filepath.Join(w.dir, "backup-key.txt"), []byte("spoiled"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	_, err := endpoint.Open(t.Context(), endpoint.Options{Dir: w.dir})
+	if p := problem.Of(err); p.Code != "DS-KEY-DAMAGED" || strings.Contains(p.Error(), "spoiled") {
+		t.Errorf("%v", err)
+	}
+	if err := os.WriteFile(filepath.Join(w.dir, "backup-key.txt"), []byte(key), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	w.open()
+}
