@@ -177,13 +177,15 @@ func (s *Server) postBackup(c *call) error {
 		return invalid("%v", err)
 	}
 	var l line
-	var starts []api.Start
 	err := inTx(c.Context(), s.db, func(tx *sql.Tx) (err error) {
-		if l, err = s.openLine(c, tx, in); err == nil {
-			starts, err = s.starts(c.Context(), tx, l, c.who.admin, in)
-		}
+		l, err = s.openLine(c, tx, in)
 		return err
 	})
+	if err != nil {
+		return err
+	}
+	// Outside: it may take long, and is looked at again when a layer is sent.
+	starts, err := s.starts(c.Context(), s.db, l, c.who.admin, in)
 	if err != nil {
 		return err
 	}

@@ -96,7 +96,7 @@ func (p *sealing) base(ctx context.Context, id image.StateID, ok func([]image.La
 	}
 	others, err := collect(ctx, p.tx, func(r *sql.Rows, o *imageVersion) error { return r.Scan(&o.image, &o.version) },
 		`SELECT DISTINCT p.line, p.point FROM layers l JOIN point_layers p ON p.layer = l.id JOIN lines n ON n.id = p.line
-			WHERE l.to_state = ? AND n.user = ? ORDER BY p.line <> ?, p.point DESC`, id.String(), p.line.user, p.line.id)
+			WHERE l.to_state = ? AND n.user = ? ORDER BY p.line <> ?, p.point DESC LIMIT ?`, id.String(), p.line.user, p.line.id, maxOthers)
 	if err != nil {
 		return nil, err
 	}
@@ -114,6 +114,9 @@ func (p *sealing) base(ctx context.Context, id image.StateID, ok func([]image.La
 	}
 	return nil, notFound("state %s is none of an earlier point or of a version of the image (any more)", id.Short())
 }
+
+// maxOthers bounds the points that are looked at for a way to a state. Most that have it have the same.
+const maxOthers = 100
 
 // inherit takes over which layers of a path are a line's own.
 func (p *sealing) inherit(from point, path []image.LayerRef) {

@@ -128,6 +128,13 @@ func newBackupShow(o *options) *cobra.Command {
 func printPoints(w io.Writer, l api.BackupLine) error {
 	fmt.Fprintf(w, "%s/%s, made from %s, %s mode, last from %s, %s (line %s)\n", l.User, l.Name, l.Image, l.Mode,
 		problem.Printable(l.DeviceName), progress.Bytes(l.Bytes), l.ID)
+	if n := len(l.Points); n > 0 {
+		for _, d := range l.Points[n-1].Disks {
+			if len(d.Sealed) > 0 {
+				fmt.Fprintf(w, "the newest %s disk is encrypted for %s\n", d.Role, strings.Join(d.Sealed, ", "))
+			}
+		}
+	}
 	var rows [][]string
 	for _, p := range l.Points {
 		var size int64
