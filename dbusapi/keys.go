@@ -11,8 +11,8 @@ import (
 
 func (s *server) backupKeys() (string, *dbus.Error) { return asJSON(s.e.BackupKeys(), nil) }
 
-func (s *server) newBackupKey() (string, *dbus.Error) {
-	r, err := s.e.NewBackupKey()
+func (s *server) newBackupKey(replace bool) (string, *dbus.Error) {
+	r, err := s.e.NewBackupKey(replace)
 	return r, own(err)
 }
 
@@ -41,8 +41,8 @@ func (c *Client) BackupKeys(ctx context.Context) ([]string, error) {
 }
 
 // NewBackupKey is endpoint.Engine.NewBackupKey.
-func (c *Client) NewBackupKey(ctx context.Context) (string, error) {
-	return c.text(ctx, "new_backup_key")
+func (c *Client) NewBackupKey(ctx context.Context, replace bool) (string, error) {
+	return c.text(ctx, "new_backup_key", replace)
 }
 
 // ExportBackupKeys is endpoint.Engine.ExportBackupKeys.
@@ -69,9 +69,9 @@ func (c *Client) ReturnBackupKeys(ctx context.Context, recipients []string) erro
 }
 
 // text calls a method that answers with a text.
-func (c *Client) text(ctx context.Context, method string) (string, error) {
+func (c *Client) text(ctx context.Context, method string, args ...any) (string, error) {
 	var text string
-	body, err := c.call(ctx, method)
+	body, err := c.call(ctx, method, args...)
 	if err == nil {
 		err = dbus.Store(body, &text)
 	}

@@ -22,7 +22,7 @@ func TestBackupKeys(t *testing.T) {
 	l.Assign(t, "win7", "alice", 0)
 	r.logIn(l, l.URL)
 	c := r.client()
-	me, err := c.NewBackupKey(t.Context())
+	me, err := c.NewBackupKey(t.Context(), false)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -32,7 +32,7 @@ func TestBackupKeys(t *testing.T) {
 		t.Fatal("no key was exported")
 	}
 	secret = secret[:40]
-	if _, err := c.NewBackupKey(t.Context()); problem.Of(err).Code != "DS-KEY-EXISTS" {
+	if _, err := c.NewBackupKey(t.Context(), false); problem.Of(err).Code != "DS-KEY-EXISTS" {
 		t.Errorf("%v", err)
 	}
 	for _, do := range []func(string) error{

@@ -118,7 +118,7 @@ var (
 		{"/", ownFace + ".backups", nil},
 		{"/", ownFace + ".open_disk", []string{"win7", "0", "system"}},
 		{"/", ownFace + ".backup_keys", nil},
-		{"/", ownFace + ".new_backup_key", nil},
+		{"/", ownFace + ".new_backup_key", []string{"false"}},
 		{"/", ownFace + ".export_backup_keys", nil},
 		{"/", ownFace + ".import_backup_keys", []string{"nothing"}},
 		{"/", ownFace + ".lend_backup_keys", []string{"nothing"}},

@@ -66,7 +66,7 @@ const xmlOwn = `  <interface name="` + ifaceOwn + `">
     <method name="export"><arg name="vm" type="s" direction="in"/><arg name="role" type="s" direction="in"/><arg name="socket" type="s" direction="out"/></method>
     <method name="open_disk"><arg name="vm" type="s" direction="in"/><arg name="point" type="u" direction="in"/><arg name="role" type="s" direction="in"/><arg name="socket" type="s" direction="out"/></method>
     <method name="backup_keys"><arg name="json" type="s" direction="out"/></method>
-    <method name="new_backup_key"><arg name="recipient" type="s" direction="out"/></method>
+    <method name="new_backup_key"><arg name="replace" type="b" direction="in"/><arg name="recipient" type="s" direction="out"/></method>
     <method name="export_backup_keys"><arg name="keys" type="s" direction="out"/></method>
     <method name="import_backup_keys"><arg name="keys" type="s" direction="in"/><arg name="json" type="s" direction="out"/></method>
     <method name="lend_backup_keys"><arg name="keys" type="s" direction="in"/><arg name="json" type="s" direction="out"/></method>

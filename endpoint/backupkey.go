@@ -82,17 +82,18 @@ func recipientsOf(keys []agefile.Identity) []string {
 	return out
 }
 
-// NewBackupKey makes the key that backups are encrypted with from now on, and returns its recipient.
-func (e *Engine) NewBackupKey() (string, error) {
+// NewBackupKey makes the key that backups are encrypted with from now on, and returns its recipient. With replace that is so where there is
+// one already, which stays to open older backups.
+func (e *Engine) NewBackupKey(replace bool) (string, error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if len(e.backupKeys) > 0 {
+	if len(e.backupKeys) > 0 && !replace {
 		return "", problem.New("DS-KEY-EXISTS", problem.Busy, nil, "there is a key of backups already: "+e.backupKeys[0].Recipient(), "it is as it was",
-			"`disksyncmgr key export` prints it, for you to keep it elsewhere")
+			"`disksyncmgr key export` prints it, for you to keep it elsewhere; --replace makes another one")
 	}
 	k, err := agefile.NewIdentity()
 	if err == nil {
-		err = e.keepBackupKeys([]agefile.Identity{k})
+		err = e.keepBackupKeys(append([]agefile.Identity{k}, e.backupKeys...))
 	}
 	return k.Recipient(), err
 }
@@ -180,7 +181,7 @@ func (e *Engine) ReturnBackupKeys(recipients []string) {
 func (o *Operation) sealing(vm deploy.VM, encrypt bool, escrow []string) (*backup.Seal, error) {
 	e := o.e
 	if encrypt && len(e.BackupKeys()) == 0 {
-		r, err := e.NewBackupKey()
+		r, err := e.NewBackupKey(false)
 		if err != nil && problem.Of(err).Code != "DS-KEY-EXISTS" {
 			return nil, err
 		}

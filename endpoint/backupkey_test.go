@@ -21,7 +21,7 @@ import (
 // encrypting makes the key of the endpoint's backups, and returns its recipient.
 func (w *world) encrypting() string {
 	w.Helper()
-	r, err := w.e.NewBackupKey()
+	r, err := w.e.NewBackupKey(false)
 	if err != nil {
 		w.Fatal(err)
 	}
@@ -68,7 +68,7 @@ func TestEncryptedBackups(t *testing.T) {
 	if c != "DS-BACKUP-KEY" || !strings.Contains(s.Outcome().Error(), me) {
 		t.Errorf("without a key: %s, %v", c, s.Outcome())
 	}
-	if _, err := other.e.NewBackupKey(); err != nil {
+	if _, err := other.e.NewBackupKey(false); err != nil {
 		t.Fatal(err)
 	}
 	if c, _ := other.fail(endpoint.Request{Kind: endpoint.Restore, From: "win7", VM: "x"}); c != "DS-BACKUP-KEY" {
@@ -283,4 +283,46 @@ func TestLostKey(t *testing.T) {
 		t.Fatal(err)
 	}
 	w.open()
+}
+
+// TestAnotherKey: a key in the place of another opens all of the next point alone, and the old one what it did.
+func TestAnotherKey(t *testing.T) {
+	w := ready(t, disk(1, 2))
+	w.run(endpoint.Request{Kind: endpoint.Download, Image: "win7"})
+	first := w.encrypting()
+	one, two := disk(1, 2), disk(1, 2)
+	copy(one[700:], "first")
+	w.writes("win7", image.System, 700, []byte("first"))
+	w.backUp("win7")
+	old := w.exported()
+	second, err := w.e.NewBackupKey(true)
+	if got := w.e.BackupKeys(); err != nil || !slices.Equal(got, []string{second, first}) {
+		t.Fatalf("%v, %v", got, err)
+	}
+	copy(two[700:], "other")
+	w.writes("win7", image.System, 700, []byte("other"))
+	if rc := w.backUp("win7"); !slices.Equal(rc.Point.Recipients, []string{second}) {
+		t.Errorf("%+v", rc.Point)
+	}
+	_, secret, _ := strings.Cut(w.exported(), "AGE-SECRET-KEY-1")
+	for _, c := range []struct {
+		key     string
+		opens   image.Version
+		want    []byte
+		doesNot image.Version
+	}{{"AGE-SECRET-KEY-1" + strings.Fields(secret)[0], 2, two, 1}, {old, 1, one, 2}} {
+		other := w.elsewhere()
+		if _, err := other.e.ImportBackupKeys(c.key); err != nil {
+			t.Fatal(err)
+		}
+		other.run(endpoint.Request{Kind: endpoint.Restore, From: "win7", Point: c.opens, VM: "back"})
+		other.holds("back", c.want)
+		if code, _ := other.fail(endpoint.Request{Kind: endpoint.Restore, From: "win7", Point: c.doesNot, VM: "x"}); code != "DS-BACKUP-KEY" {
+			t.Errorf("point %d with the key of point %d: %s", c.doesNot, c.opens, code)
+		}
+		other.close()
+		if err := os.RemoveAll(other.dir); err != nil {
+			t.Fatal(err)
+		}
+	}
 }

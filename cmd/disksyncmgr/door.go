@@ -67,7 +67,7 @@ type door interface {
 	BootTrace(ctx context.Context, vm string) (image.BootTrace, error)
 	Backups(ctx context.Context) ([]api.BackupLine, error)
 	BackupKeys(ctx context.Context) ([]string, error)
-	NewBackupKey(ctx context.Context) (string, error)
+	NewBackupKey(ctx context.Context, replace bool) (string, error)
 	ExportBackupKeys(ctx context.Context) (string, error)
 	ImportBackupKeys(ctx context.Context, keys string) ([]string, error)
 	LendBackupKeys(ctx context.Context, keys string) ([]string, error)

@@ -28,11 +28,12 @@ key elsewhere. Whoever has the key and can get at the backups can read them.`
 }
 
 func newKeyNew(o *options) *cobra.Command {
-	return &cobra.Command{
+	var replace bool
+	c := &cobra.Command{
 		Use: "new", Short: "Make a key; backups are encrypted from then on", Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return o.with(cmd.Context(), func(d door) error {
-				r, err := d.NewBackupKey(cmd.Context())
+				r, err := d.NewBackupKey(cmd.Context(), replace)
 				if err != nil {
 					return err
 				}
@@ -43,6 +44,8 @@ func newKeyNew(o *options) *cobra.Command {
 			})
 		},
 	}
+	c.Flags().BoolVar(&replace, "replace", false, "in place of the present one, which stays to open older backups")
+	return c
 }
 
 func newKeyShow(o *options) *cobra.Command {
@@ -162,7 +165,9 @@ func lend(cmd *cobra.Command, d door, name string, do func() error) error {
 
 func (s *standalone) BackupKeys(context.Context) ([]string, error) { return s.Engine.BackupKeys(), nil }
 
-func (s *standalone) NewBackupKey(context.Context) (string, error) { return s.Engine.NewBackupKey() }
+func (s *standalone) NewBackupKey(_ context.Context, replace bool) (string, error) {
+	return s.Engine.NewBackupKey(replace)
+}
 
 func (s *standalone) ExportBackupKeys(context.Context) (string, error) {
 	return s.Engine.ExportBackupKeys()

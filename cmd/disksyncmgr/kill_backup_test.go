@@ -35,7 +35,7 @@ func TestKillBackups(t *testing.T) {
 	for k.kills < k.rounds {
 		if !encrypted && 2*k.kills >= k.rounds {
 			encrypted = true
-			if _, err := k.client.NewBackupKey(t.Context()); err != nil {
+			if _, err := k.client.NewBackupKey(t.Context(), false); err != nil {
 				t.Fatal(err)
 			}
 		}
