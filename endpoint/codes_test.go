@@ -240,6 +240,21 @@ func TestCodes(t *testing.T) {
 			return outcome(w, endpoint.Request{Kind: endpoint.Restore, From: "mine", VM: "theirs", InPlace: true})
 		}},
 		{"DS-NO-DISK", func(w *world) error { _, err := w.e.OpenDisk(w.Context(), "mine", 0, image.User); return err }},
+		{"DS-NO-KEY", func(w *world) error { return errOf(w.e.ExportBackupKeys()) }},
+		{"DS-KEY", func(w *world) error { return errOf(w.e.ImportBackupKeys("a key")) }},
+		{"DS-KEY-EXISTS", func(w *world) error {
+			w.encrypting()
+			return errOf(w.e.NewBackupKey(false))
+		}},
+		{"DS-KEY-DAMAGED", func(w *world) error {
+			text := w.exported()
+			w.close()
+			defer w.open()
+			name := filepath.Join(w.dir, "backup-key.txt")
+			defer w.write(name, []byte(text))
+			w.write(name, []byte("spoiled"))
+			return errOf(endpoint.Open(w.Context(), endpoint.Options{Dir: w.dir}))
+		}},
 		{"DS-STOPPED", func(w *world) error { return new(w.e.NewGroup().Status()).Outcome() }},
 	}
 	w := newWorld(t)
