@@ -35,24 +35,27 @@ type Options struct {
 	Hotplug func(fsys durable.FS) Hotplug
 	// GiveUp is how long the line may be interrupted before an operation ends with an error; 0: it never does.
 	GiveUp time.Duration
+	// PowerDown is how long a guest may take to shut down when it is asked to; 0: 90 seconds.
+	PowerDown time.Duration
 	// Now tells the time; nil: time.Now.
 	Now func() time.Time
 }
 
 // Engine is safe for concurrent use.
 type Engine struct {
-	dir     string
-	fsys    durable.FS
-	store   *deploy.Store
-	config  *config.Store
-	log     *slog.Logger
-	finder  cache.Finder
-	reader  []string
-	hotplug Hotplug
-	drives  cache.Drives
-	giveUp  time.Duration
-	now     func() time.Time
-	unlock  func() error
+	dir       string
+	fsys      durable.FS
+	store     *deploy.Store
+	config    *config.Store
+	log       *slog.Logger
+	finder    cache.Finder
+	reader    []string
+	hotplug   Hotplug
+	drives    cache.Drives
+	giveUp    time.Duration
+	powerDown time.Duration
+	now       func() time.Time
+	unlock    func() error
 
 	live  context.Context // ends with Close; operations run below it
 	stop  context.CancelFunc
@@ -116,7 +119,7 @@ func open(ctx context.Context, o Options, fsys durable.FS) (*Engine, error) {
 		o.Now = time.Now
 	}
 	e := &Engine{
-		dir: o.Dir, fsys: fsys, log: o.Log, finder: o.Finder, reader: o.Reader, giveUp: o.GiveUp, now: o.Now, watch: newWatchers(),
+		dir: o.Dir, fsys: fsys, log: o.Log, finder: o.Finder, reader: o.Reader, giveUp: o.GiveUp, powerDown: o.PowerDown, now: o.Now, watch: newWatchers(),
 		fleet: fleet{vms: map[image.UUID]*runningVM{}, offers: map[image.UUID]*offered{}, changing: map[image.UUID]bool{}},
 		seen:  map[string]seenImage{}, shelves: map[int]func(){}, earlies: map[image.UUID]*early{}, places: map[string]cache.Medium{}, health: map[string]Health{},
 	}

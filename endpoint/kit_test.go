@@ -74,6 +74,8 @@ type world struct {
 	// hotplug is what the endpoint knows of media that come and go; nil: nothing.
 	hotplug func(durable.FS) endpoint.Hotplug
 	now     func() time.Time // nil: as it is
+	// powerDown is how long a guest may take to shut down; 0: as long as always.
+	powerDown time.Duration
 }
 
 // newWorld starts a world; the endpoint is neither registered nor logged in.
@@ -134,7 +136,7 @@ func (w *world) open() {
 	var err error
 	// A line that fails once has failed for good: nobody here waits for it to come back.
 	if w.e, err = endpoint.Open(context.Background(), endpoint.Options{Dir: w.dir, Finder: w.finder, Reader: w.reader, Hotplug: w.hotplug,
-		GiveUp: time.Nanosecond, Now: w.now}); err != nil {
+		GiveUp: time.Nanosecond, PowerDown: w.powerDown, Now: w.now}); err != nil {
 		w.Fatal(err)
 	}
 }

@@ -36,8 +36,6 @@ const (
 	pidFile    = "pid"
 	// answerTime is how long QEMU may take to answer, also at its start.
 	answerTime = 20 * time.Second
-	// powerDownTime is how long a guest may take to shut down when it is asked to.
-	powerDownTime = 90 * time.Second
 )
 
 // RunInfo says how a VM runs.
@@ -397,47 +395,6 @@ func (e *Engine) AwaitVM(ctx context.Context, name string) error {
 	}
 }
 
-// StopVM asks the guest to shut down, and waits until it has. With force, or when the guest does not react, it is ended as by a loss of
-// power: what it had written and flushed is there.
-func (e *Engine) StopVM(ctx context.Context, name string, force bool) error {
-	vm, err := e.vm(name)
-	if err != nil {
-		return err
-	}
-	r := e.runs(vm.ID)
-	if r == nil {
-		return notRunning(vm.Name)
-	}
-	if err := r.ours(); err != nil {
-		return err
-	}
-	done, err := e.fleet.change(vm)
-	if err != nil {
-		return err
-	}
-	defer done()
-	if !force {
-		_ = r.command(ctx, "cont") // a guest that is held cannot shut down; one that runs does not mind
-		err := r.command(ctx, "system_powerdown")
-		wait, cancel := context.WithTimeout(ctx, powerDownTime)
-		defer cancel()
-		if err == nil {
-			err = e.AwaitVM(wait, vm.Name)
-		}
-		if err == nil || ctx.Err() != nil {
-			return err
-		}
-		return problem.New("DS-STILL-RUNNING", problem.Busy, err, "VM "+vm.Name+" was asked to shut down and still runs", "it goes on",
-			"shut it down from within, or end it as by a loss of power with `stop --force "+vm.Name+"`")
-	}
-	if err := r.command(ctx, "quit"); err != nil {
-		if err := r.record.Process.Kill(); err != nil {
-			return err
-		}
-	}
-	return e.AwaitVM(ctx, vm.Name)
-}
-
 // command has QEMU execute a command without arguments.
 func (r *runningVM) command(ctx context.Context, name string) error { return r.ask(ctx, name, nil) }
 
@@ -475,20 +432,25 @@ func (r *runningVM) ours() error {
 
 // state returns what the VM does.
 func (r *runningVM) state(ctx context.Context) RunState {
-	var st struct {
-		Status string `json:"status"`
-	}
 	if r.offered != nil {
 		return VMRunning
 	}
-	if err := r.ask(ctx, "query-status", &st); err != nil {
+	switch r.status(ctx) {
+	case "running", "shutdown", "":
 		return VMRunning // as far as is known: its process is there
 	}
-	switch st.Status {
-	case "running", "shutdown":
-		return VMRunning
-	}
 	return VMPaused
+}
+
+// status returns what QEMU calls the state of the VM; "" when it does not say.
+func (r *runningVM) status(ctx context.Context) string {
+	var st struct {
+		Status string `json:"status"`
+	}
+	if err := r.ask(ctx, "query-status", &st); err != nil {
+		return ""
+	}
+	return st.Status
 }
 
 func (r *runningVM) info(ctx context.Context) RunInfo {

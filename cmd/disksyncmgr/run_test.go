@@ -104,7 +104,7 @@ func TestKillWhileItRuns(t *testing.T) {
 	if b := trace[image.System]; err != nil || len(b) == 0 || b[0] != 0 {
 		t.Errorf("to start, the guest read the blocks %v, %v; the first of a disk is read first", b, err)
 	}
-	const files, size = 10, 100000
+	const files, size = 10, 300000 // more at once than a block of the leaf, so that it grows
 	for i := range 2 {
 		before := h.written()
 		c.SendWriteFiles("/mnt/data/f", i*files+1, (i+1)*files, size)
@@ -133,10 +133,12 @@ func TestKillWhileItRuns(t *testing.T) {
 	c.Ready()
 	c.CheckFiles("/mnt/data/f", 1, 2*files, size)
 	c.CheckFiles("/mnt/data/g", 1, 5, size)
-	c.Send("off")
-	if err := h.client.AwaitVM(t.Context(), "vm"); err != nil {
-		t.Error(err)
+	h.do("stop", "vm")
+	if out := h.do("vms"); !strings.Contains(out, "stopped") {
+		t.Errorf("after the guest shut down: %s", out)
 	}
+	h.do("export", "vm", "--to", raw, "--force")
+	guest.CheckRootClean(t, raw)
 }
 
 // written returns the size of the VM's leaf, in bytes.

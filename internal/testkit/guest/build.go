@@ -12,12 +12,13 @@ import (
 )
 
 const (
-	commandLine = "console=ttyS0 quiet loglevel=1 panic=-1 rdinit=/init tsc=reliable"
-	mbr         = "/usr/lib/syslinux/mbr/mbr.bin"
-	efiBoot     = "/usr/lib/systemd/boot/efi/systemd-bootx64.efi"
-	syslinuxCfg = "DEFAULT linux\nPROMPT 0\nTIMEOUT 0\nLABEL linux\n KERNEL vmlinuz\n INITRD initrd\n APPEND " + commandLine + "\n"
-	efiCfg      = "timeout 0\ndefault guest.conf\n"
-	efiEntry    = "title guest\nlinux /vmlinuz\ninitrd /initrd\noptions " + commandLine + "\n"
+	commandLine    = "console=ttyS0 quiet loglevel=1 panic=-1 rdinit=/init tsc=reliable"
+	mbr            = "/usr/lib/syslinux/mbr/mbr.bin"
+	efiBoot        = "/usr/lib/systemd/boot/efi/systemd-bootx64.efi"
+	shutdownScript = "#!/bin/busybox sh\nexec /bin/busybox chroot /proc/1/root /bin/off agent\n"
+	syslinuxCfg    = "DEFAULT linux\nPROMPT 0\nTIMEOUT 0\nLABEL linux\n KERNEL vmlinuz\n INITRD initrd\n APPEND " + commandLine + "\n"
+	efiCfg         = "timeout 0\ndefault guest.conf\n"
+	efiEntry       = "title guest\nlinux /vmlinuz\ninitrd /initrd\noptions " + commandLine + "\n"
 )
 
 // builder makes an image without root.
@@ -134,6 +135,9 @@ func (b *builder) root() string {
 	}
 	agent := testkit.Tool(b, "qemu-ga")
 	b.copy(agent, "root.d/usr/sbin/qemu-ga")
+	// What the agent runs to shut the guest down.
+	b.copy(testkit.Tool(b, "busybox"), "root.d/bin/busybox")
+	b.write("root.d/sbin/shutdown", shutdownScript, 0o755)
 	for line := range strings.Lines(run(b, "", "ldd", agent)) {
 		for _, word := range strings.Fields(line) {
 			if strings.HasPrefix(word, "/") {

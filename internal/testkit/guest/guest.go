@@ -1,5 +1,6 @@
 // Package guest is a small real guest for tests: Debian's cloud kernel and busybox on a disk that starts with BIOS and with UEFI. Its
-// system takes commands on the serial console, and the guest agent of QEMU answers on its channel.
+// system takes commands on the serial console, the guest agent of QEMU answers on its channel, and the power button shuts it down; with
+// the commands no_agent and no_button they no longer do.
 //
 // The disk has a FAT partition with the boot loaders, the kernel and its first file system, and an ext4 partition that the guest
 // mounts at /mnt. A second and a third disk, where they are there and hold ext4, are mounted at /disk/b and /disk/c.
@@ -26,7 +27,7 @@ const Ready = "disksync guest ready"
 var initScript string
 
 // recipe changes when images that were made before are of no use any more.
-const recipe = "5"
+const recipe = "6"
 
 // Layout of the disk, in bytes.
 const (
@@ -42,7 +43,7 @@ const (
 // modules of the kernel, in the order in which they are loaded.
 var modules = []string{
 	"virtio_ring", "virtio", "virtio_pci_legacy_dev", "virtio_pci_modern_dev", "virtio_pci", "virtio_blk", "virtio_console",
-	"failover", "net_failover", "virtio_net",
+	"failover", "net_failover", "virtio_net", "evdev", "button",
 }
 
 // cache returns the folder in which the kernel's package and finished images are.
@@ -122,6 +123,16 @@ func AddFile(t testing.TB, raw, name, content string) {
 		t.Fatal(err)
 	}
 	run(t, "", testkit.Tool(t, "debugfs"), "-w", "-R", fmt.Sprintf("write %s %s", from, name), fmt.Sprintf("%s?offset=%d", raw, RootOffset))
+}
+
+// CheckRootClean is [CheckRoot] for a guest that was shut down in order: its file system was unmounted.
+func CheckRootClean(t testing.TB, raw string) {
+	t.Helper()
+	head := run(t, "", testkit.Tool(t, "dumpe2fs"), "-h", fmt.Sprintf("%s?offset=%d", raw, RootOffset))
+	if strings.Contains(head, "needs_recovery") || !strings.Contains(head, "Filesystem state:         clean\n") {
+		t.Errorf("the file system was not unmounted:\n%s", head)
+	}
+	CheckRoot(t, raw)
 }
 
 // CheckRoot has e2fsck look at the guest's file system on a raw image of the disk, without changing it; mended first by its journal

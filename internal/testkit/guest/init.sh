@@ -33,8 +33,26 @@ write_files() {
 }
 # sums FOLDER prints the digest of each file, in the order of the names.
 sums() { (cd $1 && sha256sum $(ls | sort)); }
-# off ends the guest.
-off() { cd /; sync; for m in /disk/c /disk/b /mnt/dev /mnt/proc /mnt/sys /mnt; do umount $m 2>/dev/null; done; mount -o remount,ro /mnt 2>/dev/null; sync; poweroff -f; }
+# off ends the guest in order, also when somebody else than the console asks for it.
+cat >/bin/off <<'END'
+#!/bin/sh
+[ -z "$1" ] || echo "disksync guest: $1" >/dev/ttyS0
+cd /
+killall qemu-ga 2>/dev/null
+sync
+for m in /disk/c /disk/b /mnt/dev /mnt/proc /mnt/sys /mnt; do umount $m 2>/dev/null; done
+mount -o remount,ro /mnt 2>/dev/null
+sync
+poweroff -f
+END
+# The power button. The agent comes by /sbin/shutdown of the root file system.
+mkdir -p /etc/acpi/PWRF
+printf '#!/bin/sh\nexec /bin/off "power button"\n' >/etc/acpi/PWRF/00000080
+chmod +x /bin/off /etc/acpi/PWRF/00000080
+acpid -l /dev/null
+# no_button and no_agent make the guest one that does not listen to its power button, and one that has no agent.
+no_button() { killall acpid; }
+no_agent() { killall qemu-ga; }
 
 echo "disksync guest ready"
 while read -r line; do

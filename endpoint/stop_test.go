@@ -1,0 +1,132 @@
+package endpoint_test
+
+import (
+	"bytes"
+	"context"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"disksync/endpoint"
+	"disksync/image"
+	"disksync/internal/problem"
+	"disksync/internal/testkit"
+	"disksync/internal/testkit/guest"
+)
+
+// stopVM asks the VM to shut down.
+func (g *guests) stopVM() error { return g.e.StopVM(g.Context(), "vm", false) }
+
+// patient restarts the service as one that gives guests so long to shut down, and returns the console of the VM.
+func (g *guests) patient(powerDown time.Duration) *guest.Console {
+	g.Helper()
+	g.powerDown = powerDown
+	g.restart()
+	c := g.console()
+	c.Settle()
+	return c
+}
+
+// TestGuestStops: a guest shuts down in order when its agent or its power button tells it to. One that listens to neither goes on, and
+// whoever asked is told so; to end it by force nobody has to wait.
+func TestGuestStops(t *testing.T) {
+	t.Parallel()
+	g := newGuests(t, image.Static, image.Machine{Memory: 192, CPUs: 1, Network: image.NoNetwork})
+	for _, by := range []struct{ listens, deafen string }{{"agent", "true"}, {"power button", "no_agent"}} {
+		c := g.boot(endpoint.RunOptions{})
+		c.Do("echo not synced >>/mnt/data/lines; " + by.deafen)
+		if err := g.stopVM(); err != nil {
+			t.Fatalf("%s: %v", by.listens, err)
+		}
+		c.Gone()
+		if !strings.Contains(c.Log(), "disksync guest: "+by.listens+"\n") {
+			t.Errorf("the guest was not told by its %s:\n%s", by.listens, c.Log())
+		}
+		if st := g.vm().Run.State; st != endpoint.VMStopped {
+			t.Errorf("told by its %s: the VM is %s", by.listens, st)
+		}
+		guest.CheckRootClean(t, g.raw())
+	}
+	c := g.boot(endpoint.RunOptions{})
+	if got := c.Do("cat /mnt/data/lines"); got != "not synced\nnot synced" {
+		t.Errorf("after two stops there is %q", got)
+	}
+	c.Do("no_agent; no_button")
+	c = g.patient(3 * time.Second)
+	err := g.stopVM()
+	if p := problem.Of(err); p.Code != "DS-STILL-RUNNING" || p.Exit != problem.Busy || !strings.Contains(p.Error(), "still runs after 3s") ||
+		strings.Contains(p.Error(), "deadline") || !strings.Contains(p.Next, "`stop --force vm`") || p.Safe == "" {
+		t.Errorf("a guest that does not listen: %v, safe: %s, next: %s", p, p.Safe, p.Next)
+	}
+	if got := c.Do("echo it goes on"); got != "it goes on" {
+		t.Errorf("after a stop that failed the guest says %q", got)
+	}
+	c.WriteFiles("/mnt/data/f", 1, 3, 1000)
+	g.patient(time.Hour)
+	ctx, cancel := context.WithCancel(t.Context())
+	asked := make(chan error, 2)
+	go func() { asked <- g.e.StopVM(ctx, "vm", false) }()
+	cancel()
+	if err := <-asked; problem.Of(err).Code != "DS-INTERRUPTED" {
+		t.Errorf("a stop that was given up: %v", err)
+	}
+	go func() { asked <- g.stopVM() }()
+	if err := g.e.StopVM(t.Context(), "vm", true); err != nil {
+		t.Errorf("by force while somebody waits: %v", err)
+	}
+	if err := <-asked; err != nil && code(t, err) != "DS-NOT-RUNNING" {
+		t.Errorf("who waited got %v", err)
+	}
+	c = g.boot(endpoint.RunOptions{})
+	c.CheckFiles("/mnt/data/f", 1, 3, 1000)
+	g.off(c)
+}
+
+// TestGuestStopsWithoutDisk: a guest that a failing disk holds cannot shut down. Whoever asks is told so soon; the guest goes on when the
+// disk is mended.
+func TestGuestStopsWithoutDisk(t *testing.T) {
+	t.Parallel()
+	g := newGuests(t, image.Static, image.Machine{Memory: 192, CPUs: 1, Network: image.NoNetwork})
+	c := g.boot(endpoint.RunOptions{})
+	golden := g.vm().Disks[0].Base
+	content, err := os.ReadFile(golden)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Truncate(golden, 64<<10); err != nil {
+		t.Fatal(err)
+	}
+	c.Send("echo 3 >/proc/sys/vm/drop_caches; sha256sum </dev/vda1")
+	paused := func() bool { return g.vm().Run.State == endpoint.VMPaused }
+	testkit.Until(t, "the guest is paused", paused)
+	start := time.Now()
+	p := problem.Of(g.stopVM())
+	if p == nil || p.Code != "DS-STILL-RUNNING" || !strings.Contains(p.Error(), "cannot be read or written") || !strings.Contains(p.Next, "--force") {
+		t.Fatalf("stop said %v", p)
+	}
+	if took := time.Since(start); took > 30*time.Second {
+		t.Errorf("it was said after %v", took)
+	}
+	if !paused() {
+		t.Error("the VM is not paused any more")
+	}
+	f, err := os.OpenFile(golden, os.O_WRONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if _, err := bytes.NewReader(content).WriteTo(f); err != nil {
+		t.Fatal(err)
+	}
+	if info, err := g.e.RunVM(t.Context(), "vm", endpoint.RunOptions{}); err != nil || info.Run.State != endpoint.VMRunning {
+		t.Fatalf("it goes on as %+v, %v", info.Run, err)
+	}
+	if sum := c.Finish(); len(strings.Fields(sum)) != 2 {
+		t.Errorf("the guest read %q", sum)
+	}
+	if err := g.stopVM(); err != nil {
+		t.Error(err)
+	}
+	guest.CheckRootClean(t, g.raw())
+}
