@@ -9,6 +9,7 @@ import (
 	"sync"
 	"testing"
 
+	"disksync/cache"
 	"disksync/deploy"
 	"disksync/image"
 	"disksync/internal/durable"
@@ -225,5 +226,29 @@ func TestHoles(t *testing.T) {
 	}
 	if from, to := deploy.NextContent([]byte{511: 1}, 0); from != 0 || to != 512 {
 		t.Errorf("a block of one sector: %d to %d", from, to)
+	}
+}
+
+// TestDiskThatLiesIsTold: whoever deploys onto such a disk is told what fails, and nothing is installed.
+func TestDiskThatLiesIsTold(t *testing.T) {
+	l := large(t)
+	v := l.version(1)
+	dir, err := durable.Dir(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	lost := make([]byte, 100)
+	noise(lost, 40)
+	s := openStore(t, &liar{FS: dir, lost: lost})
+	j := &deploy.Job{Store: s, Manifest: v.signed, Media: []*cache.Inventory{medium(t, cache.USB, v.layers[0].file)}, Tally: deploy.NewTally()}
+	p, err := j.Plan(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := j.Run(t.Context(), p); code(t, err) != "DS-DISK" {
+		t.Errorf("got %v", err)
+	}
+	if ok, err := s.Installed(v.state.ID()); ok || err != nil {
+		t.Errorf("installed: %v, %v", ok, err)
 	}
 }

@@ -1,13 +1,13 @@
 package deploy
 
 import (
+	"bytes"
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io/fs"
 	"slices"
 	"strings"
 	"time"
@@ -182,24 +182,48 @@ func (s *Store) writeVM(vm VM) error {
 	return durable.WriteFile(s.fsys, recordFile(vm.ID), b, 0o600)
 }
 
-// writeManifest stores a signed manifest and returns its name.
-func (s *Store) writeManifest(m image.Verified) (string, error) {
+// manifestName returns the name under which a manifest is stored: the hash of its signed form.
+func manifestName(m image.Verified) string {
 	sum := sha256.Sum256(m.Envelope())
-	name := hex.EncodeToString(sum[:])
-	file := manifestsDir + "/" + name + ".json"
-	if _, err := s.fsys.Stat(file); err == nil {
+	return hex.EncodeToString(sum[:])
+}
+
+func manifestFile(name string) string { return manifestsDir + "/" + name + ".json" }
+
+// writeManifest stores a signed manifest and returns its name. One that is there and damaged is replaced.
+func (s *Store) writeManifest(m image.Verified) (string, error) {
+	name := manifestName(m)
+	b, err := durable.ReadFile(s.fsys, manifestFile(name), image.MaxEnvelopeSize)
+	if err == nil && bytes.Equal(b, m.Envelope()) {
 		return name, nil
-	} else if !errors.Is(err, fs.ErrNotExist) {
-		return "", err
 	}
-	return name, durable.WriteFile(s.fsys, file, m.Envelope(), 0o600)
+	return name, durable.WriteFile(s.fsys, manifestFile(name), m.Envelope(), 0o600)
+}
+
+// MendManifest stores the manifest of a deployment again where it is damaged or lost. Another manifest changes nothing.
+func (s *Store) MendManifest(d Deployment, m image.Verified) error {
+	if manifestName(m) != d.Manifest {
+		return nil
+	}
+	_, err := s.writeManifest(m)
+	return err
 }
 
 // Manifest returns the signed manifest of a deployment, checked against the trusted keys.
 func (s *Store) Manifest(d Deployment, trusted ...image.PublicKey) (image.Verified, error) {
-	b, err := durable.ReadFile(s.fsys, manifestsDir+"/"+d.Manifest+".json", image.MaxEnvelopeSize)
+	b, err := durable.ReadFile(s.fsys, manifestFile(d.Manifest), image.MaxEnvelopeSize)
 	if err != nil {
 		return image.Verified{}, fmt.Errorf("manifest of version %d: %w", d.Version, err)
 	}
 	return image.VerifyManifest(b, trusted...)
+}
+
+// ManifestOf returns the signed manifest of a VM's current version, checked against the trusted keys.
+func (s *Store) ManifestOf(vm VM, trusted ...image.PublicKey) (image.Verified, error) {
+	m, err := s.Manifest(vm.Current, trusted...)
+	if err != nil {
+		return m, problem.New("DS-MANIFEST", problem.Untrusted, err, "the stored manifest of VM "+vm.Name+" is not one that is trusted",
+			"its disks were not touched", "bring it again with `update "+vm.Name+"`")
+	}
+	return m, nil
 }

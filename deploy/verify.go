@@ -40,10 +40,9 @@ func (s *Store) Verify(ctx context.Context, name string, t *Tally, trusted ...im
 	if err := vm.Whole("verified"); err != nil {
 		return nil, err
 	}
-	m, err := s.Manifest(vm.Current, trusted...)
+	m, err := s.ManifestOf(vm, trusted...)
 	if err != nil {
-		return nil, problem.New("DS-MANIFEST", problem.Untrusted, err, "the stored manifest of VM "+name+" is not good",
-			"the disks were not touched", "deploy the version again with `download`")
+		return nil, err
 	}
 	res := &VerifyResult{VM: name, Version: vm.Current.Version, Bad: []BadBlock{}, Changed: []image.Role{}}
 	states, err := s.stateNames(m.Manifest())

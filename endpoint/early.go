@@ -125,7 +125,7 @@ func (v *early) prepare(m *mission, vm deploy.VM) (_ *deploy.Early, err error) {
 			Held: func(h limit.Hold) { v.tally.SetHeld(h.String()) },
 		},
 	}
-	if m.job.Manifest, err = e.store.Manifest(vm.Current, e.trusted()...); err != nil {
+	if m.job.Manifest, err = e.store.ManifestOf(vm, e.trusted()...); err != nil {
 		return nil, err
 	}
 	m.release = e.hotplug.Use(v.ctx, e.allowed)

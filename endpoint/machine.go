@@ -62,10 +62,9 @@ func firmwareFile(id image.UUID) string { return firmwareDir + "/" + id.String()
 
 // machine says what a VM is made of.
 func (e *Engine) machine(vm deploy.VM, o RunOptions) (*hypervisor.Machine, error) {
-	m, err := e.store.Manifest(vm.Current, e.trusted()...)
+	m, err := e.store.ManifestOf(vm, e.trusted()...)
 	if err != nil {
-		return nil, problem.New("DS-MANIFEST", problem.Untrusted, err, "the stored manifest of VM "+vm.Name+" is not one that is trusted", "nothing was changed",
-			"bring the version again with `update "+vm.Name+"`")
+		return nil, err
 	}
 	var spec image.Machine
 	if mf := m.Manifest(); mf.Machine != nil {

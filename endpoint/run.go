@@ -200,7 +200,7 @@ func (m *mission) goOn(r Request) (bool, error) {
 		return false, nil
 	}
 	m.vm, m.early = vm.Name, true
-	m.job.Manifest, err = m.e.store.Manifest(vm.Current, m.e.trusted()...)
+	m.job.Manifest, err = m.e.store.ManifestOf(vm, m.e.trusted()...)
 	return true, err
 }
 
@@ -257,7 +257,7 @@ func (m *mission) repair(r Request) error {
 	if err := vm.Whole("repaired"); err != nil {
 		return err
 	}
-	m.job.Manifest, err = m.e.store.Manifest(vm.Current, m.e.trusted()...)
+	m.job.Manifest, err = m.e.store.ManifestOf(vm, m.e.trusted()...)
 	return err
 }
 
@@ -355,6 +355,7 @@ func (o *Operation) perform(ctx context.Context) error {
 	case m.nothing != "":
 		rc.Nothing, rc.Version = m.nothing, m.old.Current.Version
 		rc.Outcome = *deploy.NewOutcome()
+		err = o.e.store.MendManifest(m.old.Current, m.job.Manifest)
 	case r.Kind == Repair:
 		err = o.mend(ctx, m, rc)
 	default:

@@ -188,6 +188,9 @@ func (e *Engine) freshen(vm deploy.VM) (deploy.VM, []string, error) {
 func (e *Engine) start(ctx context.Context, vm deploy.VM, m *hypervisor.Machine, o RunOptions) (err error) {
 	program, err := exec.LookPath("qemu-system-x86_64")
 	if err != nil {
+		if errors.Is(err, exec.ErrNotFound) {
+			err = errors.New("no qemu-system-x86_64")
+		}
 		return problem.New("DS-NO-HYPERVISOR", problem.NotFound, err, "VM "+vm.Name+" cannot be started: there is no QEMU on this machine", "it is as it was",
 			"install it (Debian: apt install qemu-system-x86)")
 	}

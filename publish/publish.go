@@ -255,7 +255,7 @@ func (p *run) disk(ctx context.Context, d Disk) (DiskResult, []image.UUID, error
 			"nothing was published", "the administrator of the Synchronizer has to look at its disk")
 	}
 	if err != nil {
-		return DiskResult{}, nil, spoolError(err, spool.Name())
+		return DiskResult{}, nil, spoolError(err, p.Spool)
 	}
 	res.State, res.Layer, res.Blocks, res.Bytes = out.State.ID(), out.Index.ID(), out.Index.Len(), out.Bytes
 	if err := p.upload(ctx, d.Role, out, spool); err != nil {

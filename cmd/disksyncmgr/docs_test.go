@@ -152,6 +152,31 @@ func TestCodesAreDocumented(t *testing.T) {
 	}
 }
 
+// TestCodesAreMade: each problem code is met by a test or a script other than this one.
+func TestCodesAreMade(t *testing.T) {
+	var met strings.Builder
+	err := filepath.WalkDir(root, func(name string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() || filepath.Base(name) == "docs_test.go" {
+			return err
+		}
+		if !strings.HasSuffix(name, "_test.go") && !strings.HasSuffix(name, ".txtar") {
+			return nil
+		}
+		b, err := os.ReadFile(name)
+		met.Write(b)
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	all := met.String()
+	for code := range codes(t) {
+		if !regexp.MustCompile(regexp.QuoteMeta(code) + "([^A-Z-]|$)").MatchString(all) {
+			t.Errorf("no test makes %s", code)
+		}
+	}
+}
+
 // exitNames are the names that the sources have for exit statuses.
 var exitNames = map[string]problem.Exit{
 	"Failure": problem.Failure, "Usage": problem.Usage, "NeedsLogin": problem.NeedsLogin, "Unreachable": problem.Unreachable,

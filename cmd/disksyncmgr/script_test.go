@@ -49,6 +49,7 @@ func scripts(t *testing.T, dir, door string) {
 		Setup: func(env *testscript.Env) error {
 			s := &scene{t: env.T().(testing.TB), running: map[string]*testkit.Program{}}
 			env.Values[sceneKey{}] = s
+			env.Setenv("PROGRAMS", bin)
 			env.Setenv("PATH", env.Getenv("PATH")+":"+bin)
 			env.Setenv("DOOR", door)
 			env.Setenv("NO_TERMINAL", "1")
@@ -70,7 +71,7 @@ func scripts(t *testing.T, dir, door string) {
 		},
 		Condition: script.Condition,
 		Cmds: script.With(map[string]script.Command{
-			"start": start, "stop": stop, "kill": kill, "interrupt": interrupt, "same": same, "slow": slow, "settled": settled, "until": until,
+			"start": start, "end": end, "crash": crash, "interrupt": interrupt, "same": same, "slow": slow, "settled": settled, "until": until,
 			"write": write,
 		}),
 	})
@@ -144,14 +145,14 @@ func start(ts *testscript.TestScript, _ bool, args []string) {
 	ts.Logf("%s", p.Line)
 }
 
-// stop PROGRAM: ask a service to end, which it must do well.
-func stop(ts *testscript.TestScript, _ bool, args []string) {
+// end PROGRAM: ask a service to end, which it must do well.
+func end(ts *testscript.TestScript, _ bool, args []string) {
 	s := sceneOf(ts)
 	ts.Check(s.running[args[0]].Stop())
 }
 
-// kill PROGRAM: end a service at once.
-func kill(ts *testscript.TestScript, _ bool, args []string) {
+// crash PROGRAM: end a service at once.
+func crash(ts *testscript.TestScript, _ bool, args []string) {
 	if !sceneOf(ts).running[args[0]].Kill() {
 		ts.Fatalf("%s had ended before", args[0])
 	}

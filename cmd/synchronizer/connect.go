@@ -69,12 +69,14 @@ func (o *options) with(ctx context.Context, do func(c *syncclient.Client) error)
 	if named && o.server != "" {
 		return cli.UsageError("--data and --server name two Synchronizers; give one")
 	}
-	l, err := loadLogin()
-	switch {
-	case err != nil:
-		return err
-	case o.server != "" || !named && l != nil:
-		return o.overNetwork(l, limits, do)
+	if !named { // a login that cannot be read is in nobody's way who works in a folder
+		l, err := loadLogin()
+		switch {
+		case err != nil:
+			return err
+		case o.server != "" || l != nil:
+			return o.overNetwork(l, limits, do)
+		}
 	}
 	return explain(o.overSocket(ctx, dir, do))
 }

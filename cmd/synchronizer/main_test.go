@@ -43,7 +43,7 @@ func TestScripts(t *testing.T) {
 			return nil
 		},
 		Condition: script.Condition,
-		Cmds:      script.With(map[string]script.Command{"start": start, "stop": stop, "backup": backup}),
+		Cmds:      script.With(map[string]script.Command{"start": start, "end": end, "backup": backup}),
 	})
 }
 
@@ -78,7 +78,7 @@ func start(ts *testscript.TestScript, _ bool, args []string) {
 	ts.Check(os.WriteFile(ts.MkAbs("line"), []byte(s.running.Line+"\n"), 0o600))
 }
 
-// stop: ask the server to end, which it must do well.
-func stop(ts *testscript.TestScript, _ bool, _ []string) {
+// end: ask the server to end, which it must do well.
+func end(ts *testscript.TestScript, _ bool, _ []string) {
 	ts.Check(ts.Value(sceneKey{}).(*scene).running.Stop())
 }

@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -26,10 +27,16 @@ type Command = func(ts *testscript.TestScript, neg bool, args []string)
 func With(own map[string]Command) map[string]Command {
 	all := map[string]Command{"exits": exits, "disk": disk, "vhd": toVHD, "shape": shape, "damage": damage, "small": small}
 	for name, c := range own {
+		if slices.Contains(taken, name) {
+			panic("script: testscript has a command " + name + " of its own")
+		}
 		all[name] = c
 	}
 	return all
 }
+
+// taken are the names of testscript's commands that it would run in place of ours, without a word: stop ends a script there and then.
+var taken = []string{"cd", "chmod", "cp", "env", "exec", "exists", "grep", "kill", "mkdir", "mv", "rm", "skip", "stop", "symlink", "wait"}
 
 // Condition knows [root]: whoever runs the tests may do everything. Where CI is set it must be so, or what needs it would never
 // be looked at.
