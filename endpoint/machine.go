@@ -83,8 +83,8 @@ func (e *Engine) machine(vm deploy.VM, o RunOptions) (*hypervisor.Machine, error
 			"name one with --bridge")
 	}
 	for _, r := range image.Roles() {
-		if _, ok := vm.Current.Disk(r); ok {
-			out.Disks = append(out.Disks, hypervisor.Disk{Role: r})
+		if d, ok := vm.Current.Disk(r); ok {
+			out.Disks = append(out.Disks, hypervisor.Disk{Role: r, Size: d.Size})
 		}
 	}
 	if spec.Firmware == image.UEFI {

@@ -121,6 +121,9 @@ func (e *Engine) Start(r Request) (*Operation, error) {
 			return nil, problem.New("DS-USAGE", problem.Usage, err, "this cannot be the name of a VM", "", "choose another name with --as")
 		}
 	}
+	if err := e.possible(r); err != nil {
+		return nil, err
+	}
 	for _, o := range e.Operations() {
 		s := o.Status()
 		if s.State == Finished || s.Request.Kind != r.Kind || s.Request.VM != r.VM || s.Request.Image != r.Image {
@@ -135,6 +138,16 @@ func (e *Engine) Start(r Request) (*Operation, error) {
 	o.own.Set(own)
 	o.askFor(named)
 	return o, o.enqueue()
+}
+
+// possible returns an error for a request that cannot be met as long as a VM is downloaded. It would wait for the download, which may take days.
+func (e *Engine) possible(r Request) error {
+	doing := map[Kind]string{Update: "updated", Verify: "verified", Repair: "repaired", Backup: "backed up"}[r.Kind]
+	vm, err := e.vm(r.VM)
+	if doing == "" || err != nil || r.Scheduled {
+		return nil
+	}
+	return vm.Whole(doing)
 }
 
 // newOperation makes an operation that does not run yet.

@@ -21,7 +21,7 @@ import (
 func plain() *hypervisor.Machine {
 	return &hypervisor.Machine{
 		Name: "win7", ID: image.RandomUUID([16]byte{1, 2, 3, 13: 7, 14: 8, 15: 9}), Memory: 2048, CPUs: 2, KVM: true, Dir: "/var/lib/disksyncmgr/run/x",
-		Disks: []hypervisor.Disk{{Role: image.System}},
+		Disks: []hypervisor.Disk{{Role: image.System, Size: 40 << 30}},
 	}
 }
 
@@ -29,7 +29,7 @@ func full() *hypervisor.Machine {
 	m := plain()
 	m.Name, m.KVM, m.Code, m.Vars = "a.b-c_d", false, "/usr/share/OVMF/OVMF_CODE_4M.fd", "/var/lib/disk,syncmgr/firmware/x.fd"
 	m.Network, m.Bridge, m.USB, m.Display = image.Bridged, "br0", []int{3, 8}, hypervisor.VNC
-	m.Disks = append(m.Disks, hypervisor.Disk{Role: image.Application}, hypervisor.Disk{Role: image.User})
+	m.Disks = append(m.Disks, hypervisor.Disk{Role: image.Application, Size: 8 << 20}, hypervisor.Disk{Role: image.User, Size: 512})
 	return m
 }
 

@@ -17,6 +17,7 @@ import (
 // Disk is one disk of a machine: an export of the NBD server that listens on the machine's socket.
 type Disk struct {
 	Role image.Role // the name of the export, and the disk's serial number in the guest
+	Size int64      // bytes; 0: not known
 }
 
 // Display is where the guest's screen is shown.

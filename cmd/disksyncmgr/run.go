@@ -12,9 +12,12 @@ import (
 	"disksync/internal/problem"
 )
 
-// stateOf says what a VM does, in a word or two.
+// stateOf says what a VM does, in a few words.
 func stateOf(v endpoint.VMInfo) string {
 	s := string(v.Run.State)
+	if v.Downloading {
+		s += ", downloading"
+	}
 	if v.Pending != 0 {
 		s += fmt.Sprintf(", %d next", v.Pending)
 	}

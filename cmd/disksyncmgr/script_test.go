@@ -39,6 +39,12 @@ func TestFiles(t *testing.T) {
 	}
 }
 
+// TestEarly runs the scripts that start a VM before it is here.
+func TestEarly(t *testing.T) {
+	testkit.Tool(t, "qemu-system-x86_64")
+	scripts(t, "testdata/early", "")
+}
+
 // TestScripts runs the scripts that choose their door themselves.
 func TestScripts(t *testing.T) { scripts(t, "testdata/scripts", "") }
 
@@ -55,6 +61,7 @@ func scripts(t *testing.T, dir, door string) {
 			env.Setenv("NO_TERMINAL", "1")
 			// Programs built with the race detector wait a second before they end.
 			env.Setenv("GORACE", "atexit_sleep_ms=0")
+			env.Defer(func() { endVMs(filepath.Join(env.WorkDir, "S")) })
 			bus := testkit.StartBus(s.t, testkit.SessionBus)
 			env.Vars = append(env.Vars, bus.Env()...)
 			// Whether the connection of the machine that this runs on is metered is of no interest.
@@ -75,6 +82,18 @@ func scripts(t *testing.T, dir, door string) {
 			"write": write,
 		}),
 	})
+}
+
+// endVMs ends the VMs of a state folder, which outlive their service and so a script that failed.
+func endVMs(dir string) {
+	found, _ := filepath.Glob(filepath.Join(dir, "run", "*", "pid"))
+	for _, name := range found {
+		b, err := os.ReadFile(name)
+		pid, convErr := strconv.Atoi(strings.TrimSpace(string(b)))
+		if errors.Join(err, convErr) == nil && pid > 1 {
+			_ = syscall.Kill(pid, syscall.SIGKILL)
+		}
+	}
 }
 
 // write STATE VM OFFSET TEXT: write to the VM's system disk as the VM does; @FILE: what is in a file.
@@ -132,7 +151,7 @@ func command(ts *testscript.TestScript, args []string) *exec.Cmd {
 	return cmd
 }
 
-// start PROGRAM ARG…: start a service and wait for its first line. Of a Synchronizer, $URL and $FINGERPRINT are set.
+// start PROGRAM ARG…: start a service and wait for its first line. Of a Synchronizer, $URL, $ADDRESS and $FINGERPRINT are set.
 func start(ts *testscript.TestScript, _ bool, args []string) {
 	s := sceneOf(ts)
 	p, err := testkit.RunProgram(s.t, command(ts, args))
@@ -140,6 +159,7 @@ func start(ts *testscript.TestScript, _ bool, args []string) {
 	s.running[args[0]] = p
 	if words := strings.Fields(p.Line); words[0] == "listening" {
 		ts.Setenv("URL", words[1])
+		ts.Setenv("ADDRESS", strings.TrimPrefix(words[1], "https://"))
 		ts.Setenv("FINGERPRINT", words[3])
 	}
 	ts.Logf("%s", p.Line)

@@ -313,6 +313,9 @@ func printOperations(w io.Writer, ops []endpoint.Status) error {
 		if s.Problem != nil && s.State == endpoint.Failed {
 			what = s.Problem.What
 		}
+		if s.Progress.Waits != "" && s.Active {
+			what = "the VM waits: " + s.Progress.Waits
+		}
 		if s.Progress.Held != "" && s.Active {
 			what = "nothing is fetched now: " + s.Progress.Held
 		}

@@ -36,7 +36,11 @@ func newVMs(o *options) *cobra.Command {
 					return cli.JSON(cmd.OutOrStdout(), vms)
 				}
 				var rows [][]string
+				var waits []string
 				for _, v := range vms {
+					if v.Waits != "" {
+						waits = append(waits, fmt.Sprintf("VM %s waits: %s", v.Name, v.Waits))
+					}
 					previous := "-"
 					if v.Previous != 0 {
 						previous = v.Previous.String()
@@ -49,7 +53,11 @@ func newVMs(o *options) *cobra.Command {
 						rows = append(rows, row)
 					}
 				}
-				return cli.Table(cmd.OutOrStdout(), []string{"VM", "STATE", "IMAGE", "VERSION", "PREVIOUS", "ROLE", "SIZE", "DISK"}, rows)
+				err = cli.Table(cmd.OutOrStdout(), []string{"VM", "STATE", "IMAGE", "VERSION", "PREVIOUS", "ROLE", "SIZE", "DISK"}, rows)
+				for _, w := range waits {
+					printLine(cmd.OutOrStdout(), "%s", w)
+				}
+				return err
 			})
 		},
 	}
