@@ -98,8 +98,13 @@ func (s *Store) merge(ctx context.Context, g group, live func() Swapper, t *Tall
 }
 
 // mergeContent merges VHDs, the lowest first, into that one.
-func (s *Store) mergeContent(ctx context.Context, g group, t *Tally) error {
+func (s *Store) mergeContent(ctx context.Context, g group, t *Tally) (err error) {
 	ids := g.ids
+	letGo, err := s.alone(ids[0])
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, letGo()) }()
 	c, err := s.openChain(ids[len(ids)-1])
 	if err != nil {
 		return err
@@ -159,11 +164,14 @@ func (s *Store) children(id image.UUID) ([]image.UUID, error) {
 // relinkAndDrop ends a merge, with mu held and nobody writing to the child: the child goes onto the lowest of the group, then the
 // others go, then the record tells. Whatever of it is cut off is done when the record is looked at next.
 func (s *Store) relinkAndDrop(g group) error {
-	f, err := s.fsys.OpenWrite(vhdFile(g.child))
-	if err != nil {
+	if err := s.take(g.child, true); err != nil {
 		return err
 	}
-	if err := errors.Join(relink(f, g.ids[0]), f.Close()); err != nil {
+	f, err := s.fsys.OpenWrite(vhdFile(g.child))
+	if err == nil {
+		err = errors.Join(relink(f, g.ids[0]), f.Close())
+	}
+	if err := errors.Join(err, s.drop(g.child)); err != nil {
 		return err
 	}
 	vm, err := s.vmOf(g.vm)

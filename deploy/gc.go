@@ -132,7 +132,7 @@ func (s *Store) release(candidates []image.UUID) error {
 		if needed[id] {
 			continue
 		}
-		if s.used[id] > 0 {
+		if s.used[id] != nil {
 			s.later = append(s.later, id)
 			continue
 		}

@@ -74,14 +74,36 @@ func (l *Live) Again() (*Live, error) {
 // open opens the files and counts them as used. It is called with mu held.
 func (l *Live) open(other parentOther) error {
 	l.below = &chain{}
-	if err := l.openFiles(other); err != nil {
-		return errors.Join(err, l.closeFiles())
+	err := l.take(l.Leaf, true)
+	if err == nil {
+		err = l.openFiles(other)
 	}
-	l.ids = append([]image.UUID{l.Leaf}, l.below.ids...)
+	for _, id := range l.below.ids {
+		if err == nil {
+			err = l.take(id, false)
+		}
+	}
+	if err != nil {
+		err = errors.Join(err, l.closeFiles(), l.dropAll())
+	}
+	return err
+}
+
+func (l *Live) take(id image.UUID, writing bool) error {
+	err := l.store.take(id, writing)
+	if err == nil {
+		l.ids = append(l.ids, id)
+	}
+	return err
+}
+
+// dropAll is called with mu held.
+func (l *Live) dropAll() error {
+	var errs []error
 	for _, id := range l.ids {
-		l.store.used[id]++
+		errs = append(errs, l.store.drop(id))
 	}
-	return nil
+	return errors.Join(errs...)
 }
 
 func (l *Live) openFiles(other parentOther) error {
@@ -152,12 +174,7 @@ func (l *Live) Close() error {
 			err = errors.Join(err, durable.Remove(s.fsys, logFile(l.Leaf)))
 		}
 	}
-	for _, id := range l.ids {
-		if s.used[id]--; s.used[id] == 0 {
-			delete(s.used, id)
-		}
-	}
-	return errors.Join(err, s.releaseLater())
+	return errors.Join(err, l.dropAll(), s.releaseLater())
 }
 
 // GiveUp closes a Live that nobody has written to. When it came from Again, the one before is written again.

@@ -138,7 +138,7 @@ func (m *coalesce) open(name string, raw bool) (*vhd.Disk, io.Closer, error) {
 		}
 		return d.Disk, d, nil
 	}
-	f, err := writable(name)
+	f, err := vhdfile.OpenWritable(name)
 	if err != nil {
 		return nil, nil, err
 	}

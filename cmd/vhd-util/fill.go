@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"io"
+	"os"
 
 	"github.com/spf13/cobra"
 
@@ -89,7 +90,7 @@ func reserveRoom(d *vhdfile.Disk, blockSize int64) error {
 	missing := n - int64(f.AllocatedBlocks())
 	// A bitmap takes a sector at least, and data begin at a page.
 	each := blockSize + max(blockSize/image.SectorSize/8, image.SectorSize) + pageSize
-	w, err := writable(d.Paths[0])
+	w, err := os.OpenFile(d.Paths[0], os.O_RDWR, 0) // d has it locked
 	if err != nil {
 		return err
 	}

@@ -103,6 +103,14 @@ func replace(name string, fill fill) error {
 	if err != nil {
 		return err
 	}
+	old, err := os.Open(name)
+	if err != nil {
+		return err
+	}
+	defer old.Close()
+	if err := vhdfile.Lock(old, true); err != nil {
+		return err
+	}
 	temp := tempName()
 	if err = fillTemp(dir, temp, fill); err == nil {
 		err = dir.Chmod(temp, st.Mode().Perm())
@@ -118,7 +126,7 @@ func tempName() string { return ".vhd-util-" + newUUID().String() + durable.Temp
 
 // update opens a file that is changed in place.
 func update(name string, change func(f *os.File, size int64) error) error {
-	f, err := os.OpenFile(canonical(name), os.O_RDWR, 0)
+	f, err := vhdfile.OpenWritable(canonical(name))
 	if err != nil {
 		return err
 	}
@@ -130,9 +138,6 @@ func update(name string, change func(f *os.File, size int64) error) error {
 	}
 	return errors.Join(err, f.Close())
 }
-
-// writable opens a file that is there for writing.
-func writable(name string) (*os.File, error) { return os.OpenFile(name, os.O_RDWR, 0) }
 
 // openRaw opens a raw disk for reading, and tells its size.
 func openRaw(name string) (*os.File, int64, error) {

@@ -110,6 +110,7 @@ func (d dirFS) Free() (int64, error) {
 type osFile struct {
 	*os.File
 	direct *os.File // the same file, open for direct transfers; nil: there are none
+	locked bool
 }
 
 func (f *osFile) Size() (int64, error) {

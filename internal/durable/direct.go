@@ -73,5 +73,8 @@ func (f *osFile) Close() error {
 	if f.direct != nil {
 		f.direct.Close()
 	}
+	if f.locked {
+		_ = unix.Flock(int(f.Fd()), unix.LOCK_UN) // also where a process that was just started has the file, too, for a moment
+	}
 	return f.File.Close()
 }

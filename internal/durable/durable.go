@@ -63,6 +63,9 @@ type File interface {
 	// a page, and the storage; they are complete, though not durable, when the call returns. It is a wish, too. It must not be
 	// called at the same time as anything else.
 	Direct()
+	// Lock locks the file until it is closed: for writing against everybody else, otherwise against those that write. Only those that
+	// lock it take notice. The error wraps ErrLocked when somebody else has it. Where there are no locks it does nothing.
+	Lock(writing bool) error
 }
 
 // WriteFile writes a small file so that its name always has either the content it had before or all of data.

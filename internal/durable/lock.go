@@ -35,3 +35,20 @@ func Lock(dir string) (unlock func() error, err error) {
 	_, _ = f.WriteAt([]byte(strconv.Itoa(os.Getpid())+"\n"), 0)
 	return f.Close, nil
 }
+
+func (f *osFile) Lock(writing bool) error {
+	how := unix.LOCK_SH
+	if writing {
+		how = unix.LOCK_EX
+	}
+	err := unix.Flock(int(f.Fd()), how|unix.LOCK_NB)
+	switch {
+	case err == nil:
+		f.locked = true
+	case errors.Is(err, unix.EWOULDBLOCK):
+		return fmt.Errorf("%s is %w", f.Name(), ErrLocked)
+	case errors.Is(err, unix.ENOLCK), errors.Is(err, unix.ENOTSUP), errors.Is(err, unix.ENOSYS), errors.Is(err, unix.EINVAL):
+		return nil
+	}
+	return err
+}

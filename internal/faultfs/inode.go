@@ -195,3 +195,5 @@ func (f *file) Close() error { return nil }
 func (f *file) DropCache() {}
 
 func (f *file) Direct() {}
+
+func (f *file) Lock(bool) error { return nil }

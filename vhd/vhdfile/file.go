@@ -186,7 +186,7 @@ func MoveFooter(name string, length int64) error {
 	case length%image.SectorSize != 0 || length < least:
 		return fmt.Errorf("%s: %w: %d bytes; the disk needs %d here, in whole sectors; nothing was changed", name, vhd.BadSize, length, least)
 	}
-	w, err := os.OpenFile(name, os.O_RDWR, 0)
+	w, err := OpenWritable(name)
 	if err != nil {
 		return err
 	}

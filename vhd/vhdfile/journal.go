@@ -44,7 +44,7 @@ func RevertJournal(name, journal string) error {
 	if err != nil {
 		return fmt.Errorf("%s: %w", journal, err)
 	}
-	f, _, err := regular(func() (*os.File, error) { return os.OpenFile(name, os.O_RDWR, 0) })
+	f, _, err := regular(func() (*os.File, error) { return OpenWritable(name) })
 	if err != nil {
 		return fmt.Errorf("open %s: %w", name, err)
 	}

@@ -32,6 +32,18 @@ func Lock(f *os.File, writing bool) error {
 	return err
 }
 
+// OpenWritable opens a file that is there for writing, and locks it against everybody else; see [Lock].
+func OpenWritable(name string) (*os.File, error) {
+	f, err := os.OpenFile(name, os.O_RDWR, 0)
+	if err != nil {
+		return nil, err
+	}
+	if err := Lock(f, true); err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return f, nil
+}
+
 // Lock locks all files of the chain for reading; see [Lock].
 func (c *Chain) Lock() error {
 	for _, f := range c.files {

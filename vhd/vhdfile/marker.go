@@ -3,7 +3,6 @@ package vhdfile
 import (
 	"errors"
 	"fmt"
-	"os"
 
 	"golang.org/x/sys/unix"
 
@@ -54,7 +53,7 @@ func SetMarker(name string, marker uint8) error {
 	if !s.Batmap.Sum.Good() {
 		return fmt.Errorf("%s: %w; repair it first; nothing was changed", name, vhd.BatmapDamaged)
 	}
-	w, err := os.OpenFile(name, os.O_RDWR, 0)
+	w, err := OpenWritable(name)
 	if err != nil {
 		return err
 	}
