@@ -76,7 +76,7 @@ func newRoot(started *bool) *cobra.Command {
 	root.SetHelpCommandGroupID(ours)
 	root.AddCommand(in(original, newCreate(), newSnapshot(o), newQuery(o), newRead(o), newSet(), newCheck(o), newRepair(), newResize(o),
 		newFill(o), newCoalesce(o), newModify(o), newScan(o), newRevert(), newCopy(o))...)
-	root.AddCommand(in(ours, newConvert(o), newDiff(o), newMap(o), newInfo(o), newServe(o))...)
+	root.AddCommand(in(ours, newConvert(o), newDiff(o), newMap(o), newInfo(o), newServe(o), newMount(o))...)
 	for _, c := range root.Commands() {
 		run := c.RunE
 		c.RunE = func(cmd *cobra.Command, args []string) error {
