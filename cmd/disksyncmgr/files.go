@@ -27,15 +27,19 @@ import (
 func newFiles(o *options) *cobra.Command {
 	var f filesFlags
 	c := &cobra.Command{
-		Use: "files VM[@POINT] (ls [PATH] | get PATH [FILE])", Short: "List and copy files of a VM's disk, or of a point of its backups", Args: cobra.RangeArgs(2, 4),
+		Use: "files VM[@POINT] (ls [PATH] | get PATH [FILE] | mount DIR)", Short: "List and copy files of a VM's disk, or of a point of its backups", Args: cobra.RangeArgs(2, 4),
 		Long: `Reads the file systems of a disk without deploying or starting it: NTFS, ext2 to ext4, FAT and exFAT, on the
 disk as it is now, or with @POINT as the point has it; of that only what is read comes over the line.
 
 "ls" lists a folder, "get" copies a file. A PATH begins with the number of the partition, as /2/Users;
-/0 is a file system without partitions. "ls" alone lists the file systems.`,
+/0 is a file system without partitions. "ls" alone lists the file systems.
+
+"mount" shows the disks of a point as raw files in an empty folder, such as DIR/system.raw, for other programs
+to read. It goes on until it is interrupted or the folder is unmounted.`,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if args[1] != "ls" && args[1] != "get" || args[1] == "ls" && len(args) > 3 || args[1] == "get" && len(args) < 3 {
-				return cli.UsageError("want `files VM[@POINT] ls [PATH]` or `files VM[@POINT] get PATH [FILE]`")
+			n := map[string][2]int{"ls": {2, 3}, "get": {3, 4}, "mount": {3, 3}}[args[1]]
+			if len(args) < n[0] || len(args) > n[1] {
+				return cli.UsageError("want `files VM[@POINT] ls [PATH]`, `files VM[@POINT] get PATH [FILE]` or `files VM@POINT mount DIR`")
 			}
 			var r image.Role
 			if err := r.UnmarshalText([]byte(f.role)); err != nil {
@@ -47,6 +51,13 @@ disk as it is now, or with @POINT as the point has it; of that only what is read
 			}
 			return o.with(cmd.Context(), func(d door) error {
 				return lend(cmd, d, f.identity, func() error {
+					if args[1] == "mount" {
+						roles := image.Roles()
+						if cmd.Flags().Changed("role") {
+							roles = []image.Role{r}
+						}
+						return mount(cmd, d, vm, point, roles, args[2])
+					}
 					disk, err := d.OpenDisk(cmd.Context(), vm, point, r)
 					if err != nil {
 						return err
@@ -57,7 +68,7 @@ disk as it is now, or with @POINT as the point has it; of that only what is read
 			})
 		},
 	}
-	c.Flags().StringVar(&f.role, "role", string(image.System), "`disk` to look into: system, application or user")
+	c.Flags().StringVar(&f.role, "role", string(image.System), "`disk` to look into: system, application or user; with mount, all without it")
 	c.Flags().StringVar(&f.identity, "identity", "", "open encrypted backups with the keys in this `file`, which are not kept; -: those on stdin")
 	c.Flags().BoolVarP(&f.long, "long", "l", false, "with ls: sizes too")
 	c.Flags().BoolVar(&f.force, "force", false, "with get: in place of a file that is there")

@@ -39,6 +39,19 @@ func TestFiles(t *testing.T) {
 	}
 }
 
+// TestMounted runs the scripts that show disks as files, in the same way.
+func TestMounted(t *testing.T) {
+	if _, err := os.Stat("/dev/fuse"); err != nil {
+		t.Skip("there is no FUSE here: ", err)
+	}
+	for _, tool := range []string{"mke2fs", "debugfs", "e2fsck", "fusermount3"} {
+		testkit.Tool(t, tool)
+	}
+	for _, door := range []string{"--standalone", "--session"} {
+		t.Run(strings.TrimPrefix(door, "--"), func(t *testing.T) { scripts(t, "testdata/mounted", door) })
+	}
+}
+
 // TestEarly runs the scripts that start a VM before it is here.
 func TestEarly(t *testing.T) {
 	testkit.Tool(t, "qemu-system-x86_64")
@@ -61,7 +74,10 @@ func scripts(t *testing.T, dir, door string) {
 			env.Setenv("NO_TERMINAL", "1")
 			// Programs built with the race detector wait a second before they end.
 			env.Setenv("GORACE", "atexit_sleep_ms=0")
-			env.Defer(func() { endVMs(filepath.Join(env.WorkDir, "S")) })
+			env.Defer(func() {
+				endVMs(filepath.Join(env.WorkDir, "S"))
+				_ = syscall.Unmount(filepath.Join(env.WorkDir, "m"), syscall.MNT_DETACH) // where a script failed
+			})
 			bus := testkit.StartBus(s.t, testkit.SessionBus)
 			env.Vars = append(env.Vars, bus.Env()...)
 			// Whether the connection of the machine that this runs on is metered is of no interest.

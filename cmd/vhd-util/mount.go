@@ -1,11 +1,9 @@
 package main
 
 import (
-	"bufio"
 	"errors"
 	"fmt"
-	"os"
-	"os/exec"
+	"io/fs"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -45,9 +43,6 @@ type mount struct {
 }
 
 func (m *mount) run(cmd *cobra.Command, name, dir string) error {
-	if err := mountPoint(dir); err != nil {
-		return err
-	}
 	m.readOnly = !m.writable
 	d, err := m.open(name)
 	if err != nil {
@@ -67,52 +62,18 @@ func (m *mount) run(cmd *cobra.Command, name, dir string) error {
 	return errors.Join(err, served, d.Close())
 }
 
-// mountPoint sees to it that dir is an empty folder. What a killed process left mounted there is unmounted.
-func mountPoint(dir string) error {
-	entries, err := os.ReadDir(dir)
-	if errors.Is(err, syscall.ENOTCONN) && left(dir) {
-		if err := syscall.Unmount(dir, syscall.MNT_DETACH); err != nil {
-			if out, err := exec.Command("fusermount3", "-u", "-z", dir).CombinedOutput(); err != nil { // as a user
-				return refuse(syscall.EBUSY, nil, fmt.Sprintf("what a killed process left on %s cannot be unmounted: %s", dir, out), unchanged, "unmount it")
-			}
-		}
-		entries, err = os.ReadDir(dir)
-	}
-	if errors.Is(err, syscall.ENOTDIR) {
-		return refuse(syscall.EINVAL, nil, dir+" is no folder", unchanged, "name an empty folder")
-	}
-	if err == nil && len(entries) > 0 {
-		return refuse(syscall.EEXIST, nil, dir+" is not empty", unchanged, "name an empty folder")
-	}
-	return err
-}
-
-// left reports whether a file system of this kind is mounted on dir.
-func left(dir string) bool {
-	f, err := os.Open("/proc/self/mountinfo")
-	if err != nil {
-		return false
-	}
-	defer f.Close()
-	dir, err = filepath.Abs(dir)
-	if err != nil {
-		return false
-	}
-	found := false
-	for s := bufio.NewScanner(f); s.Scan(); {
-		// As proc_pid_mountinfo(5) has it; special characters of names are octal.
-		before, after, _ := strings.Cut(s.Text(), " - ")
-		words := strings.Fields(before)
-		if len(words) > 4 && strings.ReplaceAll(words[4], `\040`, " ") == dir {
-			found = strings.HasPrefix(after, fusefile.FSType+" ") // the last is on top
-		}
-	}
-	return found
-}
-
 func cannotMount(err error, dir string) error {
-	if errors.Is(err, fusefile.ErrNoFUSE) {
-		return refuse(syscall.ENOTSUP, nil, err.Error(), unchanged, "load the kernel's module (modprobe fuse), or give the container the device; \"vhd-util serve\" needs none")
+	switch {
+	case errors.Is(err, fusefile.ErrNoFUSE):
+		return refuse(syscall.ENOTSUP, nil, err.Error(), unchanged,
+			"load the kernel's module (modprobe fuse), or give the container the device; \"vhd-util serve\" needs none")
+	case errors.Is(err, fusefile.ErrNotEmpty):
+		return refuse(syscall.EEXIST, nil, dir+" is not empty", unchanged, "name an empty folder")
+	case errors.Is(err, syscall.ENOTDIR):
+		return refuse(syscall.EINVAL, nil, dir+" is no folder", unchanged, "name an empty folder")
+	case errors.Is(err, fs.ErrNotExist):
+		return refuse(syscall.ENOENT, nil, "there is no folder "+dir, unchanged, "make it")
 	}
-	return refuse(syscall.EPERM, err, "cannot mount a file system on "+dir, unchanged, "work as root or install fusermount3 (Debian: apt install fuse3); own the folder")
+	return refuse(syscall.EPERM, err, "cannot mount a file system on "+dir, unchanged,
+		"own the folder, and work as root or install fusermount3 (Debian: apt install fuse3)")
 }

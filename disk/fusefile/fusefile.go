@@ -19,11 +19,8 @@ import (
 	"disksync/disk/nbd"
 )
 
-// FSType is the type of the file systems, as /proc/self/mountinfo has it.
-const FSType = "fuse." + fsName
-
 const (
-	fsName = "disksync"
+	fsName = "disksync" // the type of the file system is "fuse.disksync"
 	// maxTransfer is the largest read or write that the kernel asks for at once, in bytes.
 	maxTransfer = 1 << 20
 	// busyPause is how often it is tried to unmount what is in use.
@@ -50,10 +47,14 @@ type Mounted struct {
 }
 
 // Mount puts a file for each device, by its name, into dir, a folder that is there and empty, and returns when they can be read. The
-// devices are used until Serve returns.
+// devices are used until Serve returns. What a killed process left mounted there is unmounted first. Errors wrap ErrNoFUSE, ErrNotEmpty, or
+// what the system says of the folder.
 func Mount(dir string, devices map[string]nbd.Device, o Options) (*Mounted, error) {
 	if _, err := os.Stat("/dev/fuse"); err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrNoFUSE, err)
+	}
+	if err := prepare(dir); err != nil {
+		return nil, err
 	}
 	if o.Report == nil {
 		o.Report = func(string, string, error) {}

@@ -58,7 +58,7 @@ var rules = map[string]rule{
 	"xec": {"internal/busconn", "github.com/godbus/dbus/v5"},
 
 	"cmd/xec": {"xec", ""},
-	"cmd/disksyncmgr": {"api cache config dbusapi deploy endpoint hypervisor image syncclient vhd volume volume/detect internal/…",
+	"cmd/disksyncmgr": {"api cache config dbusapi deploy disk/fusefile endpoint hypervisor image syncclient vhd volume volume/detect internal/…",
 		"github.com/spf13/cobra"},
 	"cmd/synchronizer": {"agefile api image media publish syncclient synchronizer internal/…",
 		"github.com/spf13/cobra github.com/klauspost/compress"},

@@ -1,0 +1,106 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"sync"
+
+	"github.com/spf13/cobra"
+
+	"disksync/dbusapi"
+	"disksync/disk/fusefile"
+	"disksync/image"
+	"disksync/internal/cli"
+	"disksync/internal/problem"
+)
+
+// mount shows the disks of a point as raw files until it is interrupted or somebody unmounts them. A role that the
+// point has no disk of is left out, unless it is the only one.
+func mount(cmd *cobra.Command, d door, vm string, point image.Version, roles []image.Role, dir string) error {
+	if point == 0 {
+		return cli.UsageError("want `files VM@POINT mount DIR`: only the disks of a point stay as they are meanwhile")
+	}
+	reading := context.WithoutCancel(cmd.Context()) // who uses a file goes on until it is unmounted
+	disks := map[string]fusefile.Reader{}
+	for _, r := range roles {
+		p := &pointDisk{open: func() (dbusapi.Disk, error) { return d.OpenDisk(reading, vm, point, r) }}
+		err := p.again(nil)
+		if problem.Of(err) != nil && problem.Of(err).Code == "DS-NO-DISK" && len(roles) > 1 {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		defer p.Close()
+		disks[string(r)+".raw"] = p
+	}
+	report := func(name, op string, err error) {
+		fmt.Fprintf(cmd.ErrOrStderr(), "%s: %s: %s\n", name, op, problem.Printable(err.Error()))
+	}
+	f, err := fusefile.Mount(dir, fusefile.Readers(disks), fusefile.Options{Report: report})
+	if err != nil {
+		return problem.New("DS-MOUNT", problem.Failure, err, "the disks cannot be shown as files", "nothing was changed",
+			"name an empty folder of your own; the system needs /dev/fuse and, for users other than root, fusermount3 (Debian: apt install fuse3)")
+	}
+	for _, r := range image.Roles() {
+		if p, ok := disks[string(r)+".raw"]; ok {
+			fmt.Fprintf(cmd.OutOrStdout(), "%s, %d bytes\n", filepath.Join(dir, string(r)+".raw"), p.Size())
+		}
+	}
+	return f.Serve(cmd.Context(), func() {
+		fmt.Fprintf(cmd.ErrOrStderr(), "%s is in use; it is unmounted when it no longer is\n", dir)
+	})
+}
+
+// pointDisk is a disk of a point, opened anew when the service has let go of it: nobody read it for a while, or it was exchanged.
+type pointDisk struct {
+	open func() (dbusapi.Disk, error)
+
+	mu  sync.Mutex
+	now dbusapi.Disk
+}
+
+// ReadAt implements io.ReaderAt.
+func (p *pointDisk) ReadAt(b []byte, off int64) (int, error) {
+	d := p.disk()
+	n, err := d.ReadAt(b, off)
+	if n == len(b) {
+		return n, nil
+	}
+	if again := p.again(d); again != nil {
+		return n, errors.Join(err, again)
+	}
+	return p.disk().ReadAt(b, off)
+}
+
+func (p *pointDisk) disk() dbusapi.Disk {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.now
+}
+
+// again opens the disk in place of the one that failed, unless somebody else has done it already.
+func (p *pointDisk) again(failed dbusapi.Disk) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.now != failed {
+		return nil
+	}
+	d, err := p.open()
+	if err != nil {
+		return err
+	}
+	if failed != nil {
+		_ = failed.Close() // it was read from only
+	}
+	p.now = d
+	return nil
+}
+
+// Size returns the disk's size in bytes.
+func (p *pointDisk) Size() int64 { return p.disk().Size() }
+
+// Close closes the disk.
+func (p *pointDisk) Close() error { return p.disk().Close() }
