@@ -47,6 +47,22 @@ func openLive(t testing.TB, name string) (*disk.Live, *vhdfile.Disk) {
 	return disk.NewLive(d.Disk), d
 }
 
+// twoLive opens two chains of 4 MiB, in folders of their own.
+func twoLive(t testing.TB, dir string) []*disk.Live {
+	t.Helper()
+	var disks []*disk.Live
+	for _, d := range []string{"a", "b"} {
+		sub := filepath.Join(dir, d)
+		if err := os.Mkdir(sub, 0o700); err != nil {
+			t.Fatal(err)
+		}
+		name, _ := newChain(t, sub, 4*mib, 2)
+		l, _ := openLive(t, name)
+		disks = append(disks, l)
+	}
+	return disks
+}
+
 // TestSwapUnderWrites freezes the leaf again and again while it is written and read from several sides: everything reads back, and
 // what was frozen never changes again.
 func TestSwapUnderWrites(t *testing.T) {
@@ -109,16 +125,7 @@ func TestSwapUnderWrites(t *testing.T) {
 func TestSwapThatFails(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
-	var disks []*disk.Live
-	for _, d := range []string{"a", "b"} {
-		sub := filepath.Join(dir, d)
-		if err := os.Mkdir(sub, 0o700); err != nil {
-			t.Fatal(err)
-		}
-		name, _ := newChain(t, sub, 4*mib, 2)
-		l, _ := openLive(t, name)
-		disks = append(disks, l)
-	}
+	disks := twoLive(t, dir)
 	broken := errors.New("no room for a new leaf")
 	err := disk.SwapAll(disks, func(now []*vhd.Disk) ([]*vhd.Disk, error) {
 		if _, err := frozen(t, dir, 0, now[0]); err != nil {
@@ -153,16 +160,7 @@ func TestSwapThatFails(t *testing.T) {
 func TestGroupAtOneInstant(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
-	var disks []*disk.Live
-	for _, d := range []string{"a", "b"} {
-		sub := filepath.Join(dir, d)
-		if err := os.Mkdir(sub, 0o700); err != nil {
-			t.Fatal(err)
-		}
-		name, _ := newChain(t, sub, 4*mib, 2)
-		l, _ := openLive(t, name)
-		disks = append(disks, l)
-	}
+	disks := twoLive(t, dir)
 	sector := func(n int) []byte { return bytes.Repeat([]byte{byte(n >> 8), byte(n)}, 256) }
 	number := func(r io.ReaderAt) int {
 		b := make([]byte, 2)

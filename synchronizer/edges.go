@@ -89,6 +89,14 @@ func (c *call) states(key string) (map[image.StateID]bool, error) {
 	return out, nil
 }
 
+// haveAndNear reads the states that the caller can start from, and those that it can have without the Synchronizer.
+func (c *call) haveAndNear() (have, near map[image.StateID]bool, err error) {
+	if have, err = c.states("have"); err == nil {
+		near, err = c.states("near")
+	}
+	return have, near, err
+}
+
 // getEdges lists layers that are not in the manifest of a version and may make the way to it cheaper.
 func (s *Server) getEdges(c *call) error {
 	name, id, v, err := s.imageVersion(c)
@@ -98,11 +106,7 @@ func (s *Server) getEdges(c *call) error {
 	if err != nil {
 		return err
 	}
-	have, err := c.states("have")
-	if err != nil {
-		return err
-	}
-	near, err := c.states("near")
+	have, near, err := c.haveAndNear()
 	if err != nil {
 		return err
 	}

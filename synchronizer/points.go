@@ -123,11 +123,7 @@ func (s *Server) getPointLayers(c *call) error {
 	if err != nil {
 		return err
 	}
-	have, err := c.states("have")
-	if err != nil {
-		return err
-	}
-	near, err := c.states("near")
+	have, near, err := c.haveAndNear()
 	if err != nil {
 		return err
 	}
