@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io/fs"
 	"net"
+	"os"
 	"os/exec"
 	"strings"
 	"sync"
@@ -279,6 +280,9 @@ func (r *runningVM) launch(ctx context.Context, program string, m *hypervisor.Ma
 	r.exit = make(chan error, 1)
 	go func() { r.exit <- cmd.Wait() }()
 	id, err := process.Of(cmd.Process.Pid)
+	if errors.Is(err, os.ErrProcessDone) || errors.Is(err, fs.ErrNotExist) {
+		return errEndedAtOnce
+	}
 	if err != nil {
 		return err
 	}
@@ -294,13 +298,15 @@ func (r *runningVM) launch(ctx context.Context, program string, m *hypervisor.Ma
 		select {
 		case <-tick.C:
 			if !id.Alive() {
-				return errors.New("QEMU ended at once")
+				return errEndedAtOnce
 			}
 		case <-ctx.Done():
 			return fmt.Errorf("QEMU does not answer: %w", err)
 		}
 	}
 }
+
+var errEndedAtOnce = errors.New("QEMU ended at once")
 
 // abandon takes back a start that failed, and returns what QEMU said.
 func (r *runningVM) abandon() error {
