@@ -58,7 +58,7 @@ func (m *Machine) domainDisk(i int, d Disk) diskXML {
 		Type: "network", Device: "disk",
 		Driver: diskDriver{Name: "qemu", Type: "raw", Cache: "writeback", ErrorPolicy: "stop", RErrorPolicy: "stop", Discard: "unmap", DetectZeroes: "unmap"},
 		Source: diskSource{Protocol: "nbd", Name: string(d.Role), Host: diskHost{"unix", m.Path(DisksSocket)}},
-		Target: diskTarget{fmt.Sprintf("vd%c", 'a'+i), "virtio"}, Serial: string(d.Role), Boot: boot{i + 1},
+		Target: diskTarget{fmt.Sprintf("vd%c", 'a'+i), "virtio"}, Serial: string(d.Role), Boot: boot{i + 1}, Geo: d.geometry(),
 	}
 }
 

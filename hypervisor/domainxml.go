@@ -89,6 +89,7 @@ type diskXML struct {
 	Target diskTarget `xml:"target"`
 	Serial string     `xml:"serial"`
 	Boot   boot       `xml:"boot"`
+	Geo    *geometry  `xml:"geometry"`
 }
 
 type diskDriver struct {

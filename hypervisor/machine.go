@@ -20,6 +20,23 @@ type Disk struct {
 	Size int64      // bytes; 0: not known
 }
 
+// geometry is what a guest is told of a disk's tracks.
+type geometry struct {
+	Cylinders int64 `xml:"cyls,attr"`
+	Heads     int64 `xml:"heads,attr"`
+	Sectors   int64 `xml:"secs,attr"`
+}
+
+// geometry is what QEMU would take for most disks. It is said because QEMU reads the first sector to guess it, and answers nobody before
+// it has it, which of a disk that is still to come can take long. nil: the size is not known.
+func (d Disk) geometry() *geometry {
+	const heads, sectors, most = 16, 63, 16383
+	if d.Size == 0 {
+		return nil
+	}
+	return &geometry{min(max(d.Size/image.SectorSize/(heads*sectors), 2), most), heads, sectors}
+}
+
 // Display is where the guest's screen is shown.
 type Display string
 

@@ -26,8 +26,12 @@ func (m *Machine) QEMU() []string {
 	}
 	for i, d := range m.Disks {
 		role := string(d.Role)
+		geometry := ""
+		if g := d.geometry(); g != nil {
+			geometry = fmt.Sprintf(",cyls=%d,heads=%d,secs=%d", g.Cylinders, g.Heads, g.Sectors)
+		}
 		a = append(a, "-blockdev", m.nbd(role), "-blockdev", raw(role),
-			"-device", fmt.Sprintf("virtio-blk-pci,drive=%s,id=disk-%s,serial=%s,bootindex=%d,rerror=stop,werror=stop%s", role, role, role, i+1, d.geometry()))
+			"-device", fmt.Sprintf("virtio-blk-pci,drive=%s,id=disk-%s,serial=%s,bootindex=%d,rerror=stop,werror=stop%s", role, role, role, i+1, geometry))
 	}
 	a = append(a, "-device", "virtio-rng-pci",
 		"-chardev", "socket,id=monitor,server=on,wait=off,path="+comma(m.Path(MonitorSocket)), "-mon", "chardev=monitor,mode=control",
@@ -38,16 +42,6 @@ func (m *Machine) QEMU() []string {
 	a = append(a, m.network()...)
 	a = append(a, m.usb()...)
 	return append(a, m.screen()...)
-}
-
-// geometry is what QEMU would take for most disks. It is said because QEMU reads the first sector to guess it, and answers nobody before
-// it has it, which of a disk that is still to come can take long. Empty: the size is not known.
-func (d Disk) geometry() string {
-	const heads, sectors, most = 16, 63, 16383
-	if d.Size == 0 {
-		return ""
-	}
-	return fmt.Sprintf(",cyls=%d,heads=%d,secs=%d", min(max(d.Size/image.SectorSize/(heads*sectors), 2), most), heads, sectors)
 }
 
 func (m *Machine) accel() string {
