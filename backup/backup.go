@@ -280,13 +280,18 @@ func (r *run) pack(ctx context.Context, w io.Writer, f *deploy.Frozen, start dep
 	read := start.Count(f.Size())
 	r.Tally.Begin(deploy.StagePack, f.Role, f.Size())
 	out, err := layer.Encode(ctx, w, start.State, f, layer.EncodeOptions{
-		FromDisk: start.Disk, Changed: start.Changed, Near: read*nearShare < start.State.DataBlocks(), Fast: true, Progress: r.Tally.Done,
+		FromDisk: start.Disk, Changed: start.Changed, New: start.Bytes, Near: near(start), Fast: true, Progress: r.Tally.Done,
 	})
 	return out, read, err
 }
 
-// nearShare: where less than one block of so many has changed, what is similar is looked for nearby only.
+// nearShare: where less than one byte of so many was written, what is similar is looked for nearby only.
 const nearShare = 8
+
+// near reports whether it would cost more to read all of what a layer starts from than there is to pack.
+func near(s deploy.Start) bool {
+	return s.Bytes < int64(s.State.DataBlocks())*image.BlockSize/nearShare
+}
 
 // upload sends a layer, unless the newest point has the disk, which then was sent before an interruption.
 func (r *run) upload(ctx context.Context, role image.Role, spool *os.File, out layer.Result) error {

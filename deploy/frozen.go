@@ -77,6 +77,7 @@ type Start struct {
 	Disk  io.ReaderAt // its content; nil for nothing
 	// Changed says of a block whether the disk may have something else in it; nil: every block may.
 	Changed func(block int) bool
+	Bytes   int64 // of what may be different, by sectors
 }
 
 // Count returns how many blocks of a disk of size bytes may have changed.
@@ -115,7 +116,7 @@ func (f *Frozen) Since(ctx context.Context, id image.StateID) (Start, error) {
 	at := f.base
 	switch {
 	case id.IsZero():
-		return Start{}, nil
+		return Start{Bytes: f.Size()}, nil
 	case id == f.Held:
 		at = f.held
 	case id != f.Base:
@@ -131,22 +132,23 @@ func (f *Frozen) Since(ctx context.Context, id image.StateID) (Start, error) {
 	if err != nil {
 		return Start{}, err
 	}
-	written, err := f.written(at)
-	return Start{State: st, Disk: below, Changed: func(block int) bool { return written[block] }}, err
+	written, bytes, err := f.written(at)
+	return Start{State: st, Disk: below, Changed: func(block int) bool { return written[block] }, Bytes: bytes}, err
 }
 
-// written returns the blocks that the members above the one at an index have something of.
-func (f *Frozen) written(at int) (map[int]bool, error) {
-	out := map[int]bool{}
+// written returns the blocks that the members above the one at an index have something of, and how many bytes that is.
+func (f *Frozen) written(at int) (map[int]bool, int64, error) {
+	out, bytes := map[int]bool{}, int64(0)
 	for x, err := range f.chain.Changed(at, 0, f.Size()) {
 		if err != nil {
-			return nil, err
+			return nil, 0, err
 		}
+		bytes += x.Length
 		for b := x.Offset / image.BlockSize; b*image.BlockSize < x.Offset+x.Length; b++ {
 			out[int(b)] = true
 		}
 	}
-	return out, nil
+	return out, bytes, nil
 }
 
 // digests returns the digest list of a state whose content is here.

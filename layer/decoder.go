@@ -124,7 +124,7 @@ func (d *Decoder) difference(dst []byte, f Frame, packed []byte, from io.ReaderA
 		w.buf = make([]byte, size)
 	}
 	w.buf = w.buf[:size]
-	if err := head.readBase(from, w.buf[:base]); err != nil {
+	if err := head.readBase(from, w.buf[:base], 0); err != nil {
 		return fmt.Errorf("block %d: %w", f.Block, err)
 	}
 	if size > base {

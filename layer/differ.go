@@ -94,13 +94,20 @@ func (d *differ) encode(out, block []byte, number int, turn func(do func())) (fr
 	if !head.refersTo(int(d.size / image.SectorSize)) {
 		level = 0
 	}
-	base := head.base() * image.SectorSize
-	if d.buf == nil {
-		d.buf = make([]byte, maxBase+image.BlockSize)
+	out = head.append(out)
+	if head.coded() == 0 {
+		return out, level, nil
+	}
+	// Of what is only copied the packed bytes need no more than the length, which no distance reaches beyond, and what stands before
+	// them.
+	unread := max(0, skip-1)
+	base := (head.base() - unread) * image.SectorSize
+	if need := base + head.coded()*image.SectorSize; cap(d.buf) < need {
+		d.buf = make([]byte, need)
 		hugepage.ForBytes(d.buf)
 	}
 	d.buf = d.buf[:base]
-	if err := head.readBase(d.from, d.buf); err != nil {
+	if err := head.readBase(d.from, d.buf, unread); err != nil {
 		return nil, 0, err
 	}
 	at := 0
@@ -111,11 +118,7 @@ func (d *differ) encode(out, block []byte, number int, turn func(do func())) (fr
 		}
 		at += n
 	}
-	out = head.append(out)
-	if len(d.buf) > base {
-		out = d.lzma.Encode(out, d.buf, base, skip*image.SectorSize)
-	}
-	return out, level, nil
+	return d.lzma.Encode(out, d.buf, base, (skip-unread)*image.SectorSize), level, nil
 }
 
 // readOld reads the same block of the From disk; zeros where that ends.

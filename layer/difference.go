@@ -174,9 +174,15 @@ func (d *difference) coded() int {
 	return n
 }
 
-// readBase reads the references, joined, to b.
-func (d *difference) readBase(from io.ReaderAt, b []byte) error {
+// readBase reads the references, joined and without their first sectors, to b.
+func (d *difference) readBase(from io.ReaderAt, b []byte, without int) error {
 	for _, r := range d.refs {
+		if r.n <= without {
+			without -= r.n
+			continue
+		}
+		r = span{r.at + without, r.n - without}
+		without = 0
 		n := r.n * image.SectorSize
 		if err := readFrom(from, b[:n], int64(r.at)*image.SectorSize); err != nil {
 			return err

@@ -9,6 +9,7 @@ import (
 	"hash/crc32"
 	"io"
 	"runtime"
+	"slices"
 	"sync"
 
 	"github.com/klauspost/compress/zstd"
@@ -39,12 +40,14 @@ type EncodeOptions struct {
 	// different and not whole blocks; nil: whole blocks.
 	FromDisk io.ReaderAt
 	// Workers is the number of goroutines that read, hash and compress; 0: one for each processor. Each holds up to about 24
-	// MiB; with FromDisk 52 MiB, and all together tables of up to 100 MiB.
+	// MiB; with FromDisk 52 MiB, and all together tables of up to 100 MiB. Where little is new and Near is set it is a fraction of that.
 	Workers int
 	// Changed says of a block whether it may differ from the state that the layer starts from. Others are not read and keep their
 	// digest, and whoever gives it answers for that; nil: every block may differ. The last block of a smaller disk that a new size
 	// cuts or extends is read in any case. It is called from one goroutine, once for each block at most.
 	Changed func(block int) bool
+	// New is about how many bytes of the disk have no counterpart in FromDisk, where that is known: tables are made for so many. 0: all.
+	New int64
 	// Near looks for similar content only around where a block was, and in what is new: elsewhere means to read all of FromDisk, which
 	// is not worth it for a few changes to a large disk.
 	Near bool
@@ -83,7 +86,10 @@ func Encode(ctx context.Context, w io.Writer, from image.State, disk Disk, o Enc
 		e.similar = sync.OnceValues(func() (*similar, error) { return newSimilar(ctx, o.FromDisk, from, o.Workers) })
 	}
 	e.fromSize = from.Size
-	e.fresh = newFresh(disk.Size())
+	if o.New <= 0 || o.New > disk.Size() {
+		o.New = disk.Size()
+	}
+	e.fresh = newFresh(disk.Size(), o.New)
 	e.state = image.State{Size: disk.Size(), Blocks: make([]image.Digest, image.BlockCount(disk.Size()))}
 	if err := e.write(header()); err != nil {
 		return Result{}, err
@@ -227,18 +233,11 @@ func send(ctx context.Context, c chan<- *job, j *job) bool {
 	}
 }
 
-// framePool recycles the compressed blocks.
-var framePool = sync.Pool{New: func() any { b := make([]byte, 0, image.BlockSize); return &b }}
+// framePool recycles the compressed blocks, each as large as it had to be.
+var framePool = sync.Pool{New: func() any { return new([]byte) }}
 
 func (e *encoder) work(todo <-chan *job) {
-	block := make([]byte, image.BlockSize)
-	z, err := zstd.NewWriter(nil,
-		zstd.WithEncoderLevel(e.o.Level), zstd.WithEncoderConcurrency(1),
-		zstd.WithWindowSize(image.BlockSize), zstd.WithEncoderCRC(false)) // the digest is the check
-	if err != nil {
-		panic("layer: internal error: zstd options: " + err.Error())
-	}
-	p := &packer{block: block, zstd: z}
+	p := &packer{block: make([]byte, image.BlockSize), level: e.o.Level}
 	if e.o.FromDisk != nil {
 		p.differ = newDiffer(e.o.FromDisk, e.fromSize, e.disk, e.similar, e.fresh)
 		p.differ.fast = e.o.Fast
@@ -262,11 +261,27 @@ func (j *job) turn(do func()) {
 	}
 }
 
-// packer is what a worker needs.
+// packer is what a worker needs. What is large grows with what there is to do.
 type packer struct {
 	block  []byte
-	zstd   *zstd.Encoder
+	out    []byte
 	differ *differ // nil: frames have no references
+	level  zstd.EncoderLevel
+	zstd   *zstd.Encoder // nil until it is needed
+}
+
+// whole packs the block by itself.
+func (p *packer) whole() []byte {
+	if p.zstd == nil {
+		z, err := zstd.NewWriter(nil,
+			zstd.WithEncoderLevel(p.level), zstd.WithEncoderConcurrency(1),
+			zstd.WithWindowSize(image.BlockSize), zstd.WithLowerEncoderMem(true), zstd.WithEncoderCRC(false)) // the digest is the check
+		if err != nil {
+			panic("layer: internal error: zstd options: " + err.Error())
+		}
+		p.zstd = z
+	}
+	return p.zstd.EncodeAll(p.block, slices.Grow(p.out[:0], image.BlockSize))
 }
 
 // encode reads and packs one block.
@@ -281,23 +296,24 @@ func (e *encoder) encode(j *job, p *packer) error {
 	if j.same = j.digest == e.from.Block(j.block); j.same || j.digest.IsZero() {
 		return nil
 	}
-	buf := framePool.Get().(*[]byte)
-	j.frame = (*buf)[:0]
 	err := errNew
 	if p.differ != nil {
 		j.codec = Difference
-		j.frame, j.level, err = p.differ.encode(j.frame, p.block, j.block, j.turn)
+		p.out, j.level, err = p.differ.encode(p.out[:0], p.block, j.block, j.turn)
 	}
 	switch {
 	case errors.Is(err, errNew):
-		j.codec, j.level, j.frame = Zstd, 0, p.zstd.EncodeAll(p.block, (*buf)[:0])
+		j.codec, j.level, p.out = Zstd, 0, p.whole()
 	case err != nil:
 		return err
 	}
+	frame := p.out
 	// What saves next to nothing is not worth unpacking.
-	if len(j.frame) > image.BlockSize-image.BlockSize/64 {
-		j.codec, j.level, j.frame = Stored, 0, append(j.frame[:0], p.block...)
+	if len(frame) > image.BlockSize-image.BlockSize/64 {
+		j.codec, j.level, frame = Stored, 0, p.block
 	}
+	buf := framePool.Get().(*[]byte)
+	j.frame = append((*buf)[:0], frame...)
 	return nil
 }
 

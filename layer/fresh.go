@@ -29,11 +29,11 @@ const (
 	clusterWeight = clusterSize >> anchorSpacing
 )
 
-// newFresh returns an empty table for a disk of size bytes.
-func newFresh(size int64) *fresh {
+// newFresh returns an empty table for a disk of size bytes, about so many of which are new.
+func newFresh(size, isNew int64) *fresh {
 	f := &fresh{
-		anchors:  newTable(clamp(bits.Len64(uint64(size>>anchorSpacing))+1, minAnchorBits, maxFreshAnchors)),
-		clusters: newTable(clamp(bits.Len64(uint64(size/clusterSize))+1, minClusterBits, maxFreshClusters)),
+		anchors:  newTable(clamp(bits.Len64(uint64(isNew>>anchorSpacing))+1, minAnchorBits, maxFreshAnchors)),
+		clusters: newTable(clamp(bits.Len64(uint64(isNew/clusterSize))+1, minClusterBits, maxFreshClusters)),
 		levels:   make([]uint8, image.BlockCount(size)),
 	}
 	for i := range f.levels {

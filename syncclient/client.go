@@ -152,7 +152,7 @@ func (c *Client) Close() { c.http.CloseIdleConnections() }
 func (c *Client) Bytes() int64 { return c.meter.bytes.Load() }
 
 // request makes a request of the API; elems are the elements of the path behind the version, unescaped.
-func (c *Client) request(ctx context.Context, method string, query url.Values, body []byte, elems ...string) (*http.Request, error) {
+func (c *Client) request(ctx context.Context, method string, query url.Values, body content, elems ...string) (*http.Request, error) {
 	escaped := make([]string, 0, len(elems)+1)
 	for _, e := range append([]string{api.Version}, elems...) {
 		// These would be cleaned away, and what is left is the path of something else.
@@ -167,12 +167,12 @@ func (c *Client) request(ctx context.Context, method string, query url.Values, b
 	if err != nil {
 		return nil, err
 	}
-	if len(body) > 0 {
+	if body != nil {
 		req.GetBody = func() (io.ReadCloser, error) {
-			return io.NopCloser(pieces{bytes.NewReader(body), c.meter.limit, ctx.Done()}), nil
+			return io.NopCloser(pieces{io.NewSectionReader(body, 0, body.Size()), c.meter.limit, ctx.Done()}), nil
 		}
 		req.Body, _ = req.GetBody()
-		req.ContentLength = int64(len(body))
+		req.ContentLength = body.Size()
 	}
 	if c.token != "" {
 		req.Header.Set("Authorization", "Bearer "+c.token)
@@ -180,11 +180,17 @@ func (c *Client) request(ctx context.Context, method string, query url.Values, b
 	return req, nil
 }
 
+// content is what a request sends. It may be read more than once, and still when the answer is there.
+type content interface {
+	io.ReaderAt
+	Size() int64 // bytes
+}
+
 // pieces gives what is to be sent in pieces of 16 KiB. With HTTP/2 each becomes a frame of its own, and of a frame the other side
 // has nothing before it has all: in one of half a MiB, which would be the rule, a bad line may never bring any. Where there is a limit
 // it waits until the pieces before are paid for.
 type pieces struct {
-	r     *bytes.Reader
+	r     io.Reader
 	limit limit.Chain
 	done  <-chan struct{}
 }
@@ -249,17 +255,18 @@ func kindOf(resp *http.Response) string {
 
 // call sends in, when it is not nil, as JSON and reads the answer into out, when it is not nil.
 func (c *Client) call(ctx context.Context, method string, in, out any, elems ...string) error {
-	var body []byte
+	var body content
 	if in != nil {
-		var err error
-		if body, err = json.Marshal(in); err != nil {
+		b, err := json.Marshal(in)
+		if err != nil {
 			return fmt.Errorf("encode request: %w", err)
 		}
+		body = bytes.NewReader(b)
 	}
 	return c.callRaw(ctx, method, nil, body, out, elems...)
 }
 
-func (c *Client) callRaw(ctx context.Context, method string, query url.Values, body []byte, out any, elems ...string) error {
+func (c *Client) callRaw(ctx context.Context, method string, query url.Values, body content, out any, elems ...string) error {
 	req, err := c.request(ctx, method, query, body, elems...)
 	if err != nil {
 		return err

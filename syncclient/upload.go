@@ -10,6 +10,7 @@ import (
 	"net/url"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"disksync/api"
@@ -29,6 +30,7 @@ var ErrUploadDamaged = errors.New("the Synchronizer refused the layer")
 
 const (
 	uploadChunk = 8 << 20
+	pollFirst   = 10 * time.Millisecond
 	pollEvery   = 200 * time.Millisecond
 )
 
@@ -102,7 +104,8 @@ type uploading struct {
 	length int64
 	about  url.Values // of a sealed layer
 	begun  bool
-	at     mark // where it stood when last heard of
+	at     mark          // where it stood when last heard of
+	pause  time.Duration // before the last question
 }
 
 // mark is how far an upload has come. A verification of hours may see many failures of the line, none of which is in its way.
@@ -128,7 +131,7 @@ func (p *uploading) step(ctx context.Context) (api.Upload, error) {
 	case api.Stored:
 		return u, nil
 	case api.Verifying:
-		return u, poll(ctx)
+		return u, p.poll(ctx)
 	case api.Failed:
 		return u, refused(u)
 	}
@@ -151,15 +154,16 @@ func (p *uploading) send(ctx context.Context, u api.Upload) (api.Upload, error) 
 	if u.State != api.Uploading || u.Offset < 0 || u.Offset >= p.length {
 		return u, &ProtocolError{fmt.Sprintf("an upload of %d bytes is %q at %d", p.length, u.State, u.Offset)}
 	}
-	chunk := make([]byte, min(uploadChunk, p.length-u.Offset))
-	if n, err := p.r.ReadAt(chunk, u.Offset); n < len(chunk) {
-		return u, fmt.Errorf("read the layer: %w", err)
+	c := &chunk{r: p.r, off: u.Offset, size: min(uploadChunk, p.length-u.Offset)}
+	after, err := p.call(ctx, http.MethodPatch, url.Values{"offset": {strconv.FormatInt(u.Offset, 10)}}, c)
+	if failed := c.failed.Load(); failed != nil {
+		return u, fmt.Errorf("read the layer: %w", *failed) // and not the line
 	}
-	after, err := p.call(ctx, http.MethodPatch, url.Values{"offset": {strconv.FormatInt(u.Offset, 10)}}, chunk)
+	p.pause = 0
 	switch {
 	case Code(err) == api.CodeConflict:
 		// Another request got further, perhaps one of ours whose answer was lost: ask again where it stands.
-		return u, poll(ctx)
+		return u, p.poll(ctx)
 	case Code(err) == api.CodeNotFound:
 		return u, &ProtocolError{"an upload that was begun is not known"} // it was restarted meanwhile, most likely
 	case err == nil && after.State == api.Uploading && after.Offset <= u.Offset:
@@ -168,7 +172,7 @@ func (p *uploading) send(ctx context.Context, u api.Upload) (api.Upload, error) 
 	return after, err
 }
 
-func (p *uploading) call(ctx context.Context, method string, query url.Values, body []byte) (api.Upload, error) {
+func (p *uploading) call(ctx context.Context, method string, query url.Values, body content) (api.Upload, error) {
 	var u api.Upload
 	err := p.c.callRaw(ctx, method, query, body, &u, "uploads", p.id.String())
 	if err == nil {
@@ -177,8 +181,29 @@ func (p *uploading) call(ctx context.Context, method string, query url.Values, b
 	return u, err
 }
 
-func poll(ctx context.Context) error {
-	t := time.NewTimer(pollEvery)
+// chunk is a part of a layer that is sent.
+type chunk struct {
+	r         io.ReaderAt
+	off, size int64
+	failed    atomic.Pointer[error] // of reading it
+}
+
+// Size implements content.
+func (c *chunk) Size() int64 { return c.size }
+
+// ReadAt implements content.
+func (c *chunk) ReadAt(b []byte, off int64) (int, error) {
+	n, err := c.r.ReadAt(b, c.off+off)
+	if n < len(b) && err != nil {
+		c.failed.Store(&err)
+	}
+	return n, err
+}
+
+// poll waits before the next question: not long at first, for a small layer is verified soon.
+func (p *uploading) poll(ctx context.Context) error {
+	p.pause = min(max(2*p.pause, pollFirst), pollEvery)
+	t := time.NewTimer(p.pause)
 	defer t.Stop()
 	select {
 	case <-t.C:
