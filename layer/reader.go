@@ -23,29 +23,22 @@ type Scratch interface {
 	io.WriterAt
 }
 
-// Reader reads the disk at the end of a path of layers at random. A block is unpacked when it is first asked for, checked against
-// its digest, and kept in the scratch room, so that frames that refer to one another's blocks cost each block once. It is safe
-// for concurrent use.
+// Reader reads the disk at the end of a path of layers at random. A block is unpacked when it is asked for, checked against its
+// digest, and kept in memory for a while. Of those that are asked for again after that, and of those that a frame with many references
+// needs, the scratch room keeps what was unpacked, so that frames that refer to one another's blocks cost each block twice at most. It is
+// safe for concurrent use.
 type Reader struct {
 	path    []Source
 	from    io.ReaderAt // the disk that path starts from; nil when that is nothing
 	size    int64
 	scratch Scratch
 	dec     *Decoder
+	trusts  bool
 
 	mu     sync.Mutex
 	blocks map[place]*unpacked
-	slots  int64 // of the scratch room that are taken
-}
-
-// place names the frame of a block in a layer of the path.
-type place struct{ layer, block int }
-
-// unpacked is a block in the scratch room, or on its way there.
-type unpacked struct {
-	once sync.Once
-	slot int64 // its place, in blocks
-	err  error
+	recent []*unpacked // in memory, the oldest first
+	slots  int64       // of the scratch room that are taken
 }
 
 // NewReader returns a Reader of the state that path, from the full image on, leads to.
@@ -89,7 +82,13 @@ func newReader(path []Source, from io.ReaderAt, size int64, scratch Scratch) *Re
 func (r *Reader) Size() int64 { return r.size }
 
 // Close frees the decoder; the sources and the scratch room are the caller's.
-func (r *Reader) Close() { r.dec.Close() }
+func (r *Reader) Close() {
+	r.dec.Close()
+	for _, u := range r.recent {
+		u.drop()
+	}
+	r.recent = nil
+}
 
 // ReadAt implements io.ReaderAt.
 func (r *Reader) ReadAt(p []byte, off int64) (int, error) {
@@ -178,14 +177,7 @@ func (v version) read(p []byte, block int, in int64) error {
 	if i == v.top && f.Level >= v.below {
 		return fmt.Errorf("%w: block %d is referred to by one that it may need itself", ErrCorrupt, block)
 	}
-	slot, err := v.r.unpack(i, f)
-	if err != nil {
-		return err
-	}
-	if _, err := v.r.scratch.ReadAt(p, slot*image.BlockSize+in); err != nil {
-		return fmt.Errorf("read back block %d: %w", block, err)
-	}
-	return nil
+	return v.r.unpack(i, f, false, func(b content) error { return b.read(p, in) })
 }
 
 // readBelow reads what no layer of the path has: f says that it became zero, or is nothing.
@@ -198,67 +190,5 @@ func (r *Reader) readBelow(p []byte, off int64, f Frame) error {
 		}
 	}
 	clear(p[n:])
-	return nil
-}
-
-// unpack brings a block into the scratch room, unless it is there, and returns its slot.
-func (r *Reader) unpack(i int, f Frame) (int64, error) {
-	r.mu.Lock()
-	u := r.blocks[place{i, f.Block}]
-	if u == nil {
-		u = &unpacked{slot: r.slots}
-		r.blocks[place{i, f.Block}] = u
-		r.slots++
-	}
-	r.mu.Unlock()
-	u.once.Do(func() { u.err = r.decode(i, f, u.slot) })
-	return u.slot, u.err
-}
-
-// readBuffers recycles what is needed to unpack a block.
-var readBuffers = sync.Pool{New: func() any { return new([2][image.BlockSize]byte) }}
-
-func (r *Reader) decode(i int, f Frame, slot int64) error {
-	if err := r.prepare(i, f); err != nil {
-		return err
-	}
-	b := readBuffers.Get().(*[2][image.BlockSize]byte)
-	defer readBuffers.Put(b)
-	packed, data := b[0][:f.Length], b[1][:]
-	if err := readFull(r.path[i].R, packed, f.Offset); err != nil {
-		return fmt.Errorf("block %d: %w", f.Block, err)
-	}
-	if err := r.dec.Block(data, f, packed, r.base(i, f)); err != nil {
-		return err
-	}
-	if _, err := r.scratch.WriteAt(data, slot*image.BlockSize); err != nil {
-		return fmt.Errorf("keep block %d: %w", f.Block, err)
-	}
-	return nil
-}
-
-// prepare unpacks the blocks that a frame refers to. They would be when they are read, but then the buffers of every layer of a
-// long path could be in use at once.
-func (r *Reader) prepare(i int, f Frame) error {
-	if f.Codec != Difference {
-		return nil
-	}
-	packed := make([]byte, f.Length)
-	if err := readFull(r.path[i].R, packed, f.Offset); err != nil {
-		return fmt.Errorf("block %d: %w", f.Block, err)
-	}
-	for _, ref := range References(f, packed) {
-		top := i - 1
-		if ref.To {
-			top = i
-		}
-		j, g, ok := r.find(top, ref.Block)
-		if !ok || j == i && g.Level >= f.Level {
-			continue // zeros, or what reading it will tell
-		}
-		if _, err := r.unpack(j, g); err != nil {
-			return err
-		}
-	}
 	return nil
 }

@@ -14,7 +14,8 @@ import (
 // Verify reads the frames of the layer x from r in the order of the file and decodes each on all processors, with from, the
 // disk that the layer starts from, and scratch for the blocks that frames refer to, when the layer has several Levels. Where from is
 // nil, of a frame that is not Alone only the check sum of its own bytes is compared. Verify calls visit with each frame and the error of
-// reading or checking it, nil for a good one, from several goroutines at once; visit's own error ends the work and is returned.
+// reading or checking it, nil for a good one, from several goroutines at once; visit's own error ends the work and is returned. Where
+// from is a [Reader] that trusts, it is asked to confirm what a frame refers to that does not give its block.
 func Verify(ctx context.Context, r io.ReaderAt, x *Index, from io.ReaderAt, scratch Scratch, visit func(f Frame, err error) error) error {
 	return verifyFrames(ctx, r, x, 0, x.Len(), from, scratch, visit)
 }
@@ -53,11 +54,10 @@ func verifyFrames(ctx context.Context, r io.ReaderAt, x *Index, first, n int, fr
 			case from == nil:
 				return visit(f, rd.dec.Check(b.block, f, packed))
 			case f.Level < top:
-				// Those above may need it; it is unpacked once.
-				_, err := rd.unpack(0, f)
-				return visit(f, err)
+				// Those above may need it, and then soon.
+				return visit(f, rd.unpack(0, f, false, content.confirm))
 			}
-			return visit(f, rd.dec.Block(b.block, f, packed, rd.base(0, f)))
+			return visit(f, rd.confirmed(f, packed, rd.dec.Block(b.block, f, packed, rd.base(0, f))))
 		})
 	}
 	return waitCause(g, ctx)

@@ -157,6 +157,7 @@ func (s *Server) readBack(ctx context.Context, r *unhurried, path []image.LayerR
 			return fmt.Errorf("what it starts from: %w", err)
 		}
 		defer d.Close()
+		d.Trust() // what comes of it is compared
 		from = d
 	}
 	scratch, err := s.scratch()

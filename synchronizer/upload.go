@@ -444,6 +444,7 @@ func (s *Server) verifyLayer(ctx context.Context, f io.ReaderAt, x *layer.Index,
 			return fmt.Errorf("disk that the layer starts from: %w", err)
 		}
 		defer d.Close()
+		d.Trust() // what comes of it is compared
 		from = d
 		if scratch, err = s.scratch(); err != nil {
 			return err
