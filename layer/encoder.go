@@ -129,10 +129,11 @@ type job struct {
 	err    error
 }
 
-// run sends the blocks through the workers and writes the results in order. The queue bounds the blocks in flight.
+// run sends the blocks through the workers and writes the results in order. The queue bounds the blocks in flight, whose frames may be as
+// large as they are.
 func (e *encoder) run(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
-	todo, order := make(chan *job), make(chan *job, 2*e.o.Workers)
+	todo, order := make(chan *job), make(chan *job, e.o.Workers)
 	var wg sync.WaitGroup
 	// The workers must be gone before the disk is closed by our caller.
 	defer wg.Wait()

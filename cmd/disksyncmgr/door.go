@@ -6,7 +6,6 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
-	"runtime/debug"
 	"time"
 
 	"disksync/api"
@@ -84,7 +83,7 @@ type door interface {
 // open opens the front door that the flags ask for.
 func (o *options) open(ctx context.Context) (door, error) {
 	if o.standalone {
-		debug.SetMemoryLimit(memoryGoal)
+		saveMemory()
 		dir, _ := o.stateDir()
 		e, err := endpoint.Open(ctx, endpoint.Options{Dir: dir, GiveUp: o.patience, Hotplug: watchMedia(slog.New(slog.DiscardHandler))})
 		if err != nil {

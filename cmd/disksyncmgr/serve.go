@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
-	"runtime/debug"
 
 	"github.com/spf13/cobra"
 
@@ -34,7 +33,7 @@ Everybody may look; root, the service's own user and members of the group may ch
 
 func serve(cmd *cobra.Command, o *options, group string) error {
 	ctx := cmd.Context()
-	debug.SetMemoryLimit(memoryGoal)
+	saveMemory()
 	level := new(slog.LevelVar)
 	log := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level}))
 	dir, _ := o.stateDir()
