@@ -30,6 +30,8 @@ type Job struct {
 	// can read it besides the user.
 	Seal  func(encrypt bool, escrow []string) (*Seal, error)
 	Tally *deploy.Tally
+	// AllBlocks keeps what the file systems call free; without it that is zeros, where they are in order.
+	AllBlocks bool
 	// Ask calls do until the Synchronizer answers, as long as the line is merely interrupted.
 	Ask func(ctx context.Context, do func() error) error
 }
@@ -56,6 +58,9 @@ type DiskResult struct {
 	Read   int           `json:"read"`           // blocks that were written since, and so were read
 	Blocks int           `json:"blocks"`         // in the layer
 	Bytes  int64         `json:"bytes"`          // of the layer's file
+	Freed  int64         `json:"freed"`          // bytes of what was read that the file systems call free, left out
+	// Kept says of which volumes the free space is not left out, and why.
+	Kept []string `json:"kept,omitempty"`
 }
 
 // Run makes the point. When it returns an error, there is none, or nobody knows; the next Run of the same VM finds out.
@@ -64,10 +69,10 @@ func (j *Job) Run(ctx context.Context) (*Result, error) {
 	for lower := range startLevels {
 		r := &run{Job: j, lower: lower}
 		var res *Result
-		if res, err = r.run(ctx); syncclient.Code(err) != api.CodeConflict {
+		if res, err = r.run(ctx); syncclient.Code(err) != api.CodeConflict && !errors.Is(err, syncclient.ErrUploadDamaged) {
 			return res, explain(err, j.VM.Name)
 		}
-		// The Synchronizer has lost what the layers start from, or another point was made meanwhile.
+		// The Synchronizer has lost what the layers start from, or has something else there than is here, or another point was made meanwhile.
 	}
 	return nil, explain(err, j.VM.Name)
 }
@@ -247,7 +252,8 @@ func (r *run) add(d DiskResult) {
 
 // layer makes the layer from a state to a disk and sends it.
 func (r *run) layer(ctx context.Context, f *deploy.Frozen, from image.StateID) error {
-	start, err := f.Since(ctx, from)
+	res := DiskResult{Role: f.Role, From: from}
+	start, err := f.Since(ctx, from, r.free(f, &res))
 	if err != nil {
 		return err
 	}
@@ -256,11 +262,10 @@ func (r *run) layer(ctx context.Context, f *deploy.Frozen, from image.StateID) e
 		return noRoom(err)
 	}
 	defer spool.Close()
-	out, read, err := r.pack(ctx, spool, f, start)
-	res := DiskResult{Role: f.Role, State: out.State.ID(), From: from, Read: read}
+	out, err := r.pack(ctx, spool, f, start, &res)
 	if errors.Is(err, layer.ErrSame) {
 		r.add(res) // what was written is what was there
-		r.noted = append(r.noted, deploy.Noted{Top: f.Top, State: out.State})
+		r.noted = append(r.noted, deploy.Noted{Top: f.Top, State: out.State, To: start.To})
 		return nil
 	}
 	if err != nil {
@@ -271,18 +276,19 @@ func (r *run) layer(ctx context.Context, f *deploy.Frozen, from image.StateID) e
 		return err
 	}
 	r.add(res)
-	r.noted = append(r.noted, deploy.Noted{Top: f.Top, State: out.State})
+	r.noted = append(r.noted, deploy.Noted{Top: f.Top, State: out.State, To: start.To})
 	return nil
 }
 
-// pack writes the layer from a start to a disk, and tells how many blocks it read.
-func (r *run) pack(ctx context.Context, w io.Writer, f *deploy.Frozen, start deploy.Start) (layer.Result, int, error) {
-	read := start.Count(f.Size())
+// pack writes the layer from a start to a disk, and fills in what it has read and left out.
+func (r *run) pack(ctx context.Context, w io.Writer, f *deploy.Frozen, start deploy.Start, res *DiskResult) (layer.Result, error) {
+	res.Read = start.Count(f.Size())
 	r.Tally.Begin(deploy.StagePack, f.Role, f.Size())
-	out, err := layer.Encode(ctx, w, start.State, f, layer.EncodeOptions{
+	out, err := layer.Encode(ctx, w, start.State, start.To, layer.EncodeOptions{
 		FromDisk: start.Disk, Changed: start.Changed, New: start.Bytes, Near: near(start), Fast: true, Progress: r.Tally.Done,
 	})
-	return out, read, err
+	res.State, res.Freed = out.State.ID(), start.To.LeftOut()
+	return out, err
 }
 
 // nearShare: where less than one byte of so many was written, what is similar is looked for nearby only.

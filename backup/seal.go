@@ -97,9 +97,9 @@ type spooled struct {
 	Top    image.UUID     `json:"top"` // of what was frozen
 	Ref    image.LayerRef `json:"ref"`
 	Size   int64          `json:"size"` // of the disk
-	Read   int            `json:"read"`
-	Blocks int            `json:"blocks"`
+	Result DiskResult     `json:"result"`
 	state  image.State
+	to     *deploy.Content // what was packed
 	file   durable.File
 }
 
@@ -125,15 +125,15 @@ func (r *run) sealedDisk(ctx context.Context, f *deploy.Frozen) error {
 	sp, err := r.sealedLayer(ctx, f, starts)
 	if errors.Is(err, layer.ErrSame) {
 		// What was written is what was there.
-		r.add(DiskResult{Role: f.Role, State: sp.state.ID(), From: starts[0]})
-		r.noted = append(r.noted, deploy.Noted{Top: f.Top, State: sp.state})
+		r.add(sp.Result)
+		r.noted = append(r.noted, deploy.Noted{Top: f.Top, State: sp.state, To: sp.to})
 		return nil
 	}
 	if err != nil {
 		return noRoom(err)
 	}
 	defer sp.file.Close()
-	res := DiskResult{Role: f.Role, State: sp.Ref.To, From: sp.Ref.From, Layer: sp.Ref.ID, Read: sp.Read, Blocks: sp.Blocks, Bytes: sp.Ref.Length}
+	res := sp.Result
 	there, err := r.there(ctx, sp)
 	if err == nil && there {
 		res.Layer = image.LayerID{}
@@ -149,7 +149,7 @@ func (r *run) sealedDisk(ctx context.Context, f *deploy.Frozen) error {
 		return err
 	}
 	r.add(res)
-	r.noted = append(r.noted, deploy.Noted{Top: f.Top, State: sp.state})
+	r.noted = append(r.noted, deploy.Noted{Top: f.Top, State: sp.state, To: sp.to})
 	return nil
 }
 
@@ -211,7 +211,8 @@ func (r *run) sealedLayer(ctx context.Context, f *deploy.Frozen, starts []image.
 
 // sealLayer packs and encrypts the layer from a state to a disk. Only when all of it is on the storage the file gets its name.
 func (r *run) sealLayer(ctx context.Context, f *deploy.Frozen, from image.StateID) (*spooled, error) {
-	start, err := f.Since(ctx, from)
+	res := DiskResult{Role: f.Role, From: from}
+	start, err := f.Since(ctx, from, r.free(f, &res))
 	if err != nil {
 		return nil, err
 	}
@@ -221,7 +222,7 @@ func (r *run) sealLayer(ctx context.Context, f *deploy.Frozen, from image.StateI
 	if err != nil {
 		return nil, err
 	}
-	sp := &spooled{Top: f.Top, Size: f.Size(), Ref: image.LayerRef{From: from, Sealed: r.sealing.Recipients}, file: file}
+	sp := &spooled{Top: f.Top, Size: f.Size(), Ref: image.LayerRef{From: from, Sealed: r.sealing.Recipients}, Result: res, to: start.To, file: file}
 	if err := r.encrypt(ctx, sp, f, start); err != nil {
 		return sp, errors.Join(err, file.Close(), durable.Remove(r.sealing.FS, temp))
 	}
@@ -248,16 +249,36 @@ func (r *run) encrypt(ctx context.Context, sp *spooled, f *deploy.Frozen, start 
 	if err != nil {
 		return err
 	}
-	packed, read, err := r.pack(ctx, w, f, start)
-	sp.state, sp.Read = packed.State, read
+	packed, err := r.pack(ctx, w, f, start, &sp.Result)
+	sp.state = packed.State
 	if err != nil {
 		return err
 	}
 	if err := errors.Join(w.Close(), out.w.Flush()); err != nil {
 		return err
 	}
-	sp.Blocks, sp.Ref.To, sp.Ref.Length, sp.Ref.ID = packed.Index.Len(), packed.State.ID(), out.n, image.LayerID(out.h.Sum(nil))
-	return nil
+	sp.Ref.To, sp.Ref.Length, sp.Ref.ID = packed.State.ID(), out.n, image.LayerID(out.h.Sum(nil))
+	sp.Result.Layer, sp.Result.Blocks, sp.Result.Bytes = sp.Ref.ID, packed.Index.Len(), out.n
+	return r.unseal(ctx, sp, start)
+}
+
+// unseal opens what was encrypted and unpacks all of it. Nobody else can before it is needed: the Synchronizer, which does so with other
+// layers when they come, cannot read it.
+func (r *run) unseal(ctx context.Context, sp *spooled, start deploy.Start) error {
+	af, err := agefile.Open(sp.file, sp.Ref.Length, r.sealing.Keys)
+	if err != nil {
+		return err
+	}
+	x, err := layer.ReadIndex(af.Reader(), af.Size())
+	if err != nil {
+		return err
+	}
+	scratch, err := durable.Unnamed(r.Spool)
+	if err != nil {
+		return err
+	}
+	defer scratch.Close()
+	return layer.Verify(ctx, af.Reader(), x, start.Disk, scratch, func(_ layer.Frame, err error) error { return err })
 }
 
 // summed counts what is written, and sums it up.
@@ -296,20 +317,20 @@ func (r *run) findSpooled(ctx context.Context, f *deploy.Frozen, starts []image.
 		return nil
 	}
 	sp.file = file
-	if err := sp.open(ctx, f, r.sealing.Keys); err != nil {
+	if err := r.reopen(ctx, sp, f); err != nil {
 		file.Close()
 		return nil
 	}
 	return sp
 }
 
-// open reads the layer, and finds the state that it leads to.
-func (sp *spooled) open(ctx context.Context, f *deploy.Frozen, keys []agefile.Identity) error {
+// reopen reads the layer, finds the state that it leads to, and compares that with the disk, by which it is known again what was left out.
+func (r *run) reopen(ctx context.Context, sp *spooled, f *deploy.Frozen) error {
 	size, err := sp.file.Size()
 	if err != nil || size != sp.Ref.Length {
 		return errors.Join(err, fmt.Errorf("%d bytes, not %d", size, sp.Ref.Length))
 	}
-	af, err := agefile.Open(sp.file, size, keys)
+	af, err := agefile.Open(sp.file, size, r.sealing.Keys)
 	if err != nil {
 		return err
 	}
@@ -317,15 +338,37 @@ func (sp *spooled) open(ctx context.Context, f *deploy.Frozen, keys []agefile.Id
 	if err != nil {
 		return err
 	}
-	start, err := f.Since(ctx, sp.Ref.From)
+	var res DiskResult
+	start, err := f.Since(ctx, sp.Ref.From, r.free(f, &res))
 	if err != nil {
 		return err
 	}
-	sp.state, err = x.Apply(start.State)
-	if err == nil && sp.state.ID() != sp.Ref.To {
-		err = errors.New("another state")
+	sp.to = start.To
+	if sp.state, err = x.Apply(start.State); err != nil {
+		return err
 	}
-	return err
+	if sp.state.ID() != sp.Ref.To {
+		return errors.New("another state")
+	}
+	buf := make([]byte, image.BlockSize)
+	for i, want := range sp.state.Blocks {
+		if start.Changed != nil && !start.Changed(i) {
+			continue
+		}
+		off := int64(i) * image.BlockSize
+		b := buf[:min(image.BlockSize, f.Size()-off)]
+		if n, err := start.To.ReadAt(b, off); n < len(b) {
+			return err
+		}
+		clear(buf[len(b):])
+		if image.SumBlock(buf) != want {
+			return fmt.Errorf("block %d is another", i)
+		}
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // giveUpSpooled removes what is of no use, here and at the Synchronizer.

@@ -203,7 +203,7 @@ func relink(f durable.File, parent image.UUID) error {
 	return err
 }
 
-// removeLists removes the digest lists of backups that no record names.
+// removeLists removes the lists of backups that no record names: those of digests, and those of what was left out.
 func (s *Store) removeLists() error {
 	vms, err := s.VMs()
 	if err != nil {
@@ -213,7 +213,7 @@ func (s *Store) removeLists() error {
 	for _, vm := range vms {
 		vm.eachDisk(func(d *InstalledDisk) {
 			if d.Held != nil {
-				keep[pointFile(d.Held.State)] = true
+				keep[pointFile(d.Held.State)], keep[omittedFile(d.Held.Omitted)] = true, true
 			}
 		})
 	}
@@ -222,7 +222,8 @@ func (s *Store) removeLists() error {
 		return err
 	}
 	for _, e := range entries {
-		if name := disksDir + "/" + e.Name(); strings.HasSuffix(name, pointSuffix) && !keep[name] {
+		name := disksDir + "/" + e.Name()
+		if (strings.HasSuffix(name, pointSuffix) || strings.HasSuffix(name, omittedSuffix)) && !keep[name] {
 			if err := durable.Remove(s.fsys, name); err != nil {
 				return err
 			}

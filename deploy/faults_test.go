@@ -191,6 +191,7 @@ func checkTidy(s *deploy.Store, fsys durable.FS) error {
 			wanted[k.Leaf.String()+".vhd.log"] = true // while it is in use
 			if k.Held != nil {
 				wanted[image.VHDUUID(k.Held.State).String()+".point"] = true
+				wanted[k.Held.Omitted+".omitted"] = k.Held.Omitted != ""
 			}
 		}
 	}

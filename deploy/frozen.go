@@ -25,12 +25,13 @@ type Frozen struct {
 	Role image.Role
 	Top  image.UUID // the VHD with the content
 	Base image.StateID
-	Held image.StateID // what the newest backup holds; Base when there is none
+	Held image.StateID // what the newest backup holds, as far as that can be read here; else Base
 
-	s     *Store
-	chain *chain
-	held  int // index in the chain of the VHD with Held
-	base  int // and of that with Base
+	s       *Store
+	chain   *chain
+	omitted omitted // of Held
+	held    int     // index in the chain of the VHD with Held
+	base    int     // and of that with Base
 }
 
 // OpenFrozen opens what is frozen of a disk: all that the VM has written up to the last Freeze.
@@ -47,13 +48,21 @@ func (s *Store) OpenFrozen(d InstalledDisk) (*Frozen, error) {
 	f.base = slices.Index(c.ids, d.Base)
 	f.held = f.base
 	if d.Held != nil {
-		f.Held, f.held = d.Held.State, slices.Index(c.ids, d.Held.At)
+		f.hold(d.Held)
 	}
 	if f.base < 0 || f.held < 0 {
 		c.Close()
 		return nil, fmt.Errorf("disk %s does not stand on what its record names", f.Top)
 	}
 	return f, nil
+}
+
+// hold takes what the newest backup holds, unless nobody knows any more where that has zeros: then there is only what was installed.
+func (f *Frozen) hold(h *Held) {
+	o, err := f.s.readOmitted(h.Omitted, f.chain.Size())
+	if err == nil {
+		f.Held, f.held, f.omitted = h.State, slices.Index(f.chain.ids, h.At), o
+	}
 }
 
 // Close closes the files.
@@ -78,6 +87,7 @@ type Start struct {
 	// Changed says of a block whether the disk may have something else in it; nil: every block may.
 	Changed func(block int) bool
 	Bytes   int64 // of what may be different, by sectors
+	To      *Content
 }
 
 // Count returns how many blocks of a disk of size bytes may have changed.
@@ -110,15 +120,20 @@ func (f *Frozen) Below() ([]image.StateID, error) {
 	return out, nil
 }
 
-// Since returns the start at a state: what the newest backup holds, Base, one of Below, or the zero id for nothing. The digests of what the backup
+// Since returns the start at a state: what the newest backup holds, Base, one of Below, or the zero id for nothing. free says what of the disk
+// is left out; nil: nothing. What the newest backup has left out and is not free any more counts as changed. The digests of what the backup
 // holds are read from a list beside the disk, and made anew from the disk where that is missing or wrong.
-func (f *Frozen) Since(ctx context.Context, id image.StateID) (Start, error) {
+func (f *Frozen) Since(ctx context.Context, id image.StateID, free Free) (Start, error) {
+	to := &Content{chain: f.chain, written: map[int]bool{}, free: free, omitted: omitted{}}
 	at := f.base
 	switch {
 	case id.IsZero():
-		return Start{Bytes: f.Size()}, nil
+		for b := range image.BlockCount(f.Size()) {
+			to.written[b] = true
+		}
+		return Start{Bytes: f.Size(), To: to}, nil
 	case id == f.Held:
-		at = f.held
+		at, to.before = f.held, f.omitted
 	case id != f.Base:
 		if at = slices.Index(f.chain.ids, image.VHDUUID(id)); at < f.base {
 			return Start{}, fmt.Errorf("the %s disk has no state %s", f.Role, id.Short())
@@ -128,12 +143,20 @@ func (f *Frozen) Since(ctx context.Context, id image.StateID) (Start, error) {
 	if err != nil {
 		return Start{}, err
 	}
-	st, err := f.digests(ctx, id, below)
+	disk := without{below, to.before}
+	st, err := f.digests(ctx, id, disk)
 	if err != nil {
 		return Start{}, err
 	}
 	written, bytes, err := f.written(at)
-	return Start{State: st, Disk: below, Changed: func(block int) bool { return written[block] }, Bytes: bytes}, err
+	if err != nil {
+		return Start{}, err
+	}
+	for block := range to.before {
+		written[block] = written[block] || to.misses(block)
+	}
+	to.written = written
+	return Start{State: st, Disk: disk, Changed: func(block int) bool { return written[block] }, Bytes: bytes, To: to}, nil
 }
 
 // written returns the blocks that the members above the one at an index have something of, and how many bytes that is.
@@ -152,7 +175,7 @@ func (f *Frozen) written(at int) (map[int]bool, int64, error) {
 }
 
 // digests returns the digest list of a state whose content is here.
-func (f *Frozen) digests(ctx context.Context, id image.StateID, disk *vhd.Chain) (image.State, error) {
+func (f *Frozen) digests(ctx context.Context, id image.StateID, disk without) (image.State, error) {
 	if id != f.Held || id == f.Base {
 		return f.s.State(id)
 	}
@@ -180,6 +203,7 @@ func (f *Frozen) digests(ctx context.Context, id image.StateID, disk *vhd.Chain)
 type Noted struct {
 	Top   image.UUID // of the Frozen that it was made from
 	State image.State
+	To    *Content // as it was packed; nil: with all that is on the disk
 }
 
 // NotePoint notes in the record of a VM that a point of a line of backups is complete, made of disks that were frozen at an instant.
@@ -190,8 +214,15 @@ func (s *Store) NotePoint(id image.UUID, b Backup, made []Noted) error {
 	if err != nil {
 		return err
 	}
-	for _, m := range made {
+	omitted := make([]string, len(made))
+	for i, m := range made {
 		if err := s.writePoint(m.State); err != nil {
+			return err
+		}
+		if m.To == nil {
+			continue
+		}
+		if omitted[i], err = s.writeOmitted(m.To.all(), m.State.Size); err != nil {
 			return err
 		}
 	}
@@ -199,9 +230,9 @@ func (s *Store) NotePoint(id image.UUID, b Backup, made []Noted) error {
 	next.Counter++
 	next.Backup, next.Instant = &b, nil
 	next.eachDisk(func(d *InstalledDisk) {
-		for _, m := range made {
+		for i, m := range made {
 			if slices.Contains(d.Frozen, m.Top) {
-				d.Held = &Held{State: m.State.ID(), At: m.Top}
+				d.Held = &Held{State: m.State.ID(), At: m.Top, Omitted: omitted[i]}
 			}
 		}
 	})

@@ -92,6 +92,8 @@ type InstalledDisk struct {
 type Held struct {
 	State image.StateID `json:"state"`
 	At    image.UUID    `json:"at"` // the VHD with that content: Base or one of Frozen
+	// Omitted is the SHA-256 of the list of what State has zeros for and the VHD has not; empty: there is nothing like that.
+	Omitted string `json:"omitted,omitempty"`
 }
 
 // Disk returns the disk with the role r.

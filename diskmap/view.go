@@ -8,6 +8,9 @@ import (
 // Clear makes the free parts of b zeros; b was read from the disk at off.
 func (m *Map) Clear(b []byte, off int64) { (&View{zones: m.zones}).clear(b, off) }
 
+// Run reports whether the byte at off is free, and how far the run goes for which that is said. It may go on behind its end in the same way.
+func (m *Map) Run(off int64) (free bool, end int64) { return (&View{zones: m.zones}).run(off) }
+
 // View is a disk with zeros for what is free. It is safe for concurrent use when the disk is.
 type View struct {
 	d     Disk

@@ -45,6 +45,8 @@ type Request struct {
 	InPlace bool `json:"in_place,omitempty"`
 	// Scheduled says that the backup is due by the image's policy. It is for the engine alone.
 	Scheduled bool `json:"scheduled,omitempty"`
+	// AllBlocks has a backup keep what the file systems call free.
+	AllBlocks bool `json:"all_blocks,omitempty"`
 	// Early has the VM of a download made as soon as it is planned, so that it can run while it is downloaded.
 	Early bool `json:"early,omitempty"`
 	// Limit is how much of the line this may take, as the setting download-limit, or for a backup upload-limit, which holds as well.

@@ -16,7 +16,7 @@ import (
 )
 
 func newBackup(o *options) *cobra.Command {
-	var asJSON bool
+	var asJSON, allBlocks bool
 	var limit string
 	c := &cobra.Command{
 		Use: "backup [VM]", Short: "Make a point of the backups of a VM", Args: cobra.MaximumNArgs(1),
@@ -24,10 +24,11 @@ func newBackup(o *options) *cobra.Command {
 restored. The VM may run: its disks are frozen at one instant, and it goes on. Interrupt it whenever
 you like: the same command goes on from there.
 
-Of a static VM all disks are backed up, of the others the user disk.`,
+Of a static VM all disks are backed up, of the others the user disk. What file systems call free is left
+out of what was written, where they are in order: when the VM is off, or its guest agent has frozen them.`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return o.with(cmd.Context(), func(d door) error {
-				r := endpoint.Request{Kind: endpoint.Backup, VM: optional(args), Limit: limit}
+				r := endpoint.Request{Kind: endpoint.Backup, VM: optional(args), Limit: limit, AllBlocks: allBlocks}
 				return runAndReport(cmd, asJSON, func(show func(endpoint.Status)) (*endpoint.Receipt, error) {
 					return d.Run(cmd.Context(), r, show)
 				})
@@ -35,6 +36,7 @@ Of a static VM all disks are backed up, of the others the user disk.`,
 		},
 	}
 	c.Flags().StringVar(&limit, "limit", "", "take at most this `limit` of the line: 500K, 10M, 60%, 1M@Mon-Fri/8-18")
+	c.Flags().BoolVar(&allBlocks, "all-blocks", false, "back up also what the file systems call free")
 	c.Flags().BoolVar(&asJSON, "json", false, "print the receipt as JSON")
 	return c
 }
@@ -149,7 +151,10 @@ func printBackup(w io.Writer, r *endpoint.Receipt) {
 	}
 	for _, d := range r.Point.Disks {
 		if !d.Layer.IsZero() {
-			printLine(w, "  %s disk: %s written to, %s to send", d.Role, count(d.Read, "block"), progress.Bytes(d.Bytes))
+			printLine(w, "  %s disk: %s written to, %s to send%s", d.Role, count(d.Read, "block"), progress.Bytes(d.Bytes), freed(d.Freed))
+		}
+		for _, why := range d.Kept {
+			printLine(w, "  %s disk, with its free space: %s", d.Role, why)
 		}
 	}
 	printLine(w, "  %s over the line in all, %v", progress.Bytes(r.Wire), (time.Duration(r.Seconds*1000) * time.Millisecond).Round(10*time.Millisecond))
@@ -159,4 +164,11 @@ func printBackup(w io.Writer, r *endpoint.Receipt) {
 	for _, n := range r.Notes {
 		printLine(w, "  note: %s", n)
 	}
+}
+
+func freed(n int64) string {
+	if n == 0 {
+		return ""
+	}
+	return ", without " + progress.Bytes(n) + " that are free"
 }

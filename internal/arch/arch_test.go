@@ -46,7 +46,7 @@ var rules = map[string]rule{
 	"media":         {"api image layer media/disc syncclient vhd internal/durable internal/problem", "golang.org/x/sys"},
 	"publish":       {"api diskmap image layer syncclient vhd vhd/vhdfile internal/durable internal/problem", "github.com/klauspost/compress golang.org/x/sys"},
 	"deploy":        {"api cache image layer syncclient vhd internal/durable internal/limit internal/problem internal/process", "golang.org/x/sync"},
-	"backup":        {"agefile api deploy image layer syncclient internal/durable internal/limit internal/problem", ""},
+	"backup":        {"agefile api deploy diskmap image layer syncclient internal/durable internal/limit internal/problem", ""},
 	"synchronizer": {"agefile api image layer internal/durable internal/release",
 		"golang.org/x/crypto golang.org/x/sync golang.org/x/sys golang.org/x/time modernc.org/sqlite"},
 	"endpoint": {"agefile api backup cache config deploy disk disk/nbd hypervisor hypervisor/libvirt image layer syncclient vhd internal/durable internal/limit " +
