@@ -82,7 +82,7 @@ func (b *bench) backups(ctx context.Context) error {
 	}
 	for run := range b.opts.runs {
 		b.say("run %d of %d: %s", run+1, b.opts.runs, backupsTitle)
-		if err := b.backupRun(ctx, size, rows); err != nil {
+		if err := b.backupRun(ctx, run, size, rows); err != nil {
 			return err
 		}
 	}
@@ -100,8 +100,8 @@ func backupsAbout(disk int64, runs int) string {
 		size(disk), backupPoints, runs, smallWrites, size(disk/64))
 }
 
-// backupRun makes all backups once.
-func (b *bench) backupRun(ctx context.Context, size int64, rows []*backupRow) error {
+// backupRun makes all backups once. Each run writes something else: the Synchronizer has the layers of the runs before.
+func (b *bench) backupRun(ctx context.Context, run int, size int64, rows []*backupRow) error {
 	if err := b.remove(backupsDisk); err != nil {
 		return err
 	}
@@ -129,9 +129,9 @@ func (b *bench) backupRun(ctx context.Context, size int64, rows []*backupRow) er
 			return err
 		}
 	}
-	c := &changing{bench: b, l: l, size: size, r: rand.New(rand.NewPCG(seed, 31))}
+	c := &changing{bench: b, l: l, size: size, r: rand.New(rand.NewPCG(seed, uint64(31+run)))}
 	for n := range backupPoints {
-		if err := c.change(ctx, n); err != nil {
+		if err := c.change(ctx, run*backupPoints+n); err != nil {
 			return err
 		}
 		s, rc, err := asJSON[endpoint.Receipt](ctx, b, l.command("backup", backupsImage))
