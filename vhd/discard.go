@@ -1,11 +1,14 @@
 package vhd
 
+import "errors"
+
 // Discard makes length bytes from off read as zeros. It serves both what block devices call "write zeros" and "trim": the
 // range reads as zeros afterwards, with the guarantees of [Disk.WriteAt], and no more is stored for that than must be.
 //
 //   - A block that no member of the chain holds stays so, and nothing is written.
-//   - Where the leaf holds data, zeros are written over it; no block is given back.
-//   - Where only an ancestor holds data, the leaf stores zeros to hide it.
+//   - Where the leaf holds data, its file gets a hole there if it is a [Puncher], else zeros; no block is given back, and the place of the
+//     data stays what it is. What is written there later needs room again.
+//   - Where only an ancestor holds data, the leaf stores zeros to hide it, in the same way.
 //   - In a fixed leaf the zeros are written.
 func (d *Disk) Discard(off, length int64) error {
 	d.shape.RLock()
@@ -34,11 +37,34 @@ func (d *Disk) Discard(off, length int64) error {
 		if err != nil {
 			return err
 		}
-		if err := d.put(whole, at); err != nil {
+		if err := d.put(whole, at, d.write); err != nil {
 			return err
 		}
 	}
 	return d.hide(d.lookup, start, stop)
+}
+
+// Puncher is a [File] that can give room back to the file system.
+type Puncher interface {
+	// Punch makes a range of the file read as zeros, without room for them as far as that is possible; the file's length stays. It is as
+	// durable as WriteAt of zeros. An error that wraps errors.ErrUnsupported says that nothing was changed.
+	Punch(off, length int64) error
+}
+
+// leastHole is the shortest range that is worth a hole, in bytes.
+const leastHole = 4096
+
+// erase makes the range of b, which is zeros, zeros in the file.
+func (d *Disk) erase(b []byte, off int64) error {
+	f, ok := d.f.(Puncher)
+	if !ok || d.device || d.leaf.header == nil || len(b) < leastHole {
+		return d.write(b, off)
+	}
+	err := f.Punch(off, int64(len(b)))
+	if errors.Is(err, errors.ErrUnsupported) {
+		return d.write(b, off)
+	}
+	return err
 }
 
 // hide writes zeros to the sectors from off to end for which look finds a member.
@@ -55,7 +81,7 @@ func (d *Disk) hide(look func(off, limit int64) (Extent, error), off, end int64)
 				if zeros == nil {
 					zeros = make([]byte, min(end-off, zeroChunk))
 				}
-				if err := d.put(zeros[:part], off); err != nil {
+				if err := d.put(zeros[:part], off, d.erase); err != nil {
 					return err
 				}
 			}

@@ -145,7 +145,7 @@ func (d *Disk) grow(size int64, o ResizeOptions) error {
 	if in := old % m.blocks.blockSize; in != 0 && m.bat[old/m.blocks.blockSize] != unallocated {
 		// The rest of the last block may hold what was cut off once.
 		n := min(m.blocks.blockSize-in, size-old)
-		if err := d.put(make([]byte, n), old); err != nil {
+		if err := d.put(make([]byte, n), old, d.write); err != nil {
 			return err
 		}
 	}

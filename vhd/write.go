@@ -30,7 +30,7 @@ func (d *Disk) writeAt(p []byte, off int64) error {
 	if err != nil {
 		return err
 	}
-	return d.put(whole, at)
+	return d.put(whole, at, d.write)
 }
 
 // lockEdges keeps other writes out when an end of a range is within a sector, whose rest must be read first.
@@ -57,8 +57,8 @@ func (d *Disk) within(off, length int64) error {
 	return nil
 }
 
-// put writes whole sectors. When it returns they outlive the process, if there is a log.
-func (d *Disk) put(p []byte, at int64) error {
+// put writes whole sectors with write. When it returns they outlive the process, if there is a log.
+func (d *Disk) put(p []byte, at int64, write func(b []byte, off int64) error) error {
 	if d.leaf.header == nil {
 		d.mu.RLock()
 		err := d.broken
@@ -66,14 +66,14 @@ func (d *Disk) put(p []byte, at int64) error {
 		if err != nil {
 			return err
 		}
-		return d.write(p, at)
+		return write(p, at)
 	}
 	size := d.leaf.blocks.blockSize
 	crowded := false
 	for len(p) > 0 {
 		in := at % size
 		n := min(int64(len(p)), size-in)
-		much, err := d.writeBlock(int(at/size), in, p[:n])
+		much, err := d.writeBlock(int(at/size), in, p[:n], write)
 		if err != nil {
 			return err
 		}
@@ -105,7 +105,7 @@ func (d *Disk) wholeSectors(p []byte, off int64) ([]byte, int64, error) {
 
 // writeBlock writes whole sectors of one block. First the data is written, while others read and write, and then the sectors become
 // the leaf's own. crowded is whether so much is kept in memory or in the log that it is time for a sync.
-func (d *Disk) writeBlock(block int, in int64, p []byte) (crowded bool, err error) {
+func (d *Disk) writeBlock(block int, in int64, p []byte, write func(b []byte, off int64) error) (crowded bool, err error) {
 	m := d.leaf
 	s, n := in/sectorSize, int64(len(p))/sectorSize
 	at, own, err := d.place(block, s, n)
@@ -120,7 +120,7 @@ func (d *Disk) writeBlock(block int, in int64, p []byte) (crowded bool, err erro
 			return false, err
 		}
 	}
-	if err := d.write(p, int64(at)*sectorSize+m.blocks.bitmapSize+in); err != nil || own {
+	if err := write(p, int64(at)*sectorSize+m.blocks.bitmapSize+in); err != nil || own {
 		return false, err
 	}
 	d.mu.Lock()

@@ -150,6 +150,12 @@ func (f *file) ReadAt(p []byte, off int64) (n int, err error) {
 	return n, err
 }
 
+// Punch makes a range zeros; of the room for them a model knows nothing.
+func (f *file) Punch(off, length int64) error {
+	_, err := f.WriteAt(make([]byte, length), off)
+	return err
+}
+
 func (f *file) WriteAt(p []byte, off int64) (int, error) {
 	n := 0
 	err := f.fs.doWrite(OpWrite, f.name, func(half bool) error {
