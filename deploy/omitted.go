@@ -183,6 +183,7 @@ func (c *Content) ReadAt(p []byte, off int64) (int, error) {
 	n, err := c.chain.ReadAt(p, off)
 	p = p[:n]
 	var left []int
+	free := runs{of: c.free}
 	for unit := off / omitUnit; unit*omitUnit < off+int64(n); unit++ {
 		part := p[max(unit*omitUnit-off, 0):min((unit+1)*omitUnit-off, int64(n))]
 		switch {
@@ -190,7 +191,7 @@ func (c *Content) ReadAt(p []byte, off int64) (int, error) {
 			if c.before.has(int(unit)) {
 				clear(part)
 			}
-		case (unit+1)*omitUnit <= c.Size() && isFree(c.free, unit*omitUnit, omitUnit) && !image.IsZero(part):
+		case (unit+1)*omitUnit <= c.Size() && free.all(unit*omitUnit, omitUnit) && !image.IsZero(part):
 			clear(part)
 			if len(part) == omitUnit {
 				left = append(left, int(unit))
@@ -207,22 +208,36 @@ func (c *Content) ReadAt(p []byte, off int64) (int, error) {
 	return n, err
 }
 
-// isFree reports whether n bytes are free.
-func isFree(f Free, off, n int64) bool {
-	for end := off + n; f != nil && off < end; {
-		free, to := f.Run(off)
-		if !free || to <= off {
+// runs asks what is free at places that rise, for each run once: one may be as long as the disk.
+type runs struct {
+	of   Free
+	free bool
+	end  int64 // of the run that was asked for last
+}
+
+// all reports whether n bytes from off on are free.
+func (r *runs) all(off, n int64) bool {
+	if r.of == nil {
+		return false
+	}
+	for end := off + n; off < end; off = r.end {
+		if off >= r.end {
+			if r.free, r.end = r.of.Run(off); r.end <= off {
+				return false
+			}
+		}
+		if !r.free {
 			return false
 		}
-		off = to
 	}
-	return f != nil
+	return true
 }
 
 // misses reports whether the state before has left out something of a block that is not free now.
 func (c *Content) misses(block int) bool {
+	free := runs{of: c.free}
 	for unit := block * omitInBlock; unit < (block+1)*omitInBlock; unit++ {
-		if c.before.has(unit) && !isFree(c.free, int64(unit)*omitUnit, omitUnit) {
+		if c.before.has(unit) && !free.all(int64(unit)*omitUnit, omitUnit) {
 			return true
 		}
 	}

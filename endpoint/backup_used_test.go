@@ -2,6 +2,7 @@ package endpoint_test
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"maps"
 	"math/rand/v2"
@@ -52,6 +53,32 @@ func fatGuest(w *world, mib int) *fileGuest {
 		get:   func(img, name, to string) { volumetest.Run(w, "mcopy", "-i", img, "::"+name, to) },
 	}
 	volumetest.Run(w, "mkfs.fat", "-F", "16", "-s", "8", g.img)
+	return g
+}
+
+func ntfsGuest(w *world, mib int) *fileGuest {
+	in := func(img string, do func(dir string) error) {
+		volumetest.Mounted(w, func(dir string) {
+			if err := do(dir); err != nil {
+				w.Fatal(err)
+			}
+		}, "ntfs-3g", img)
+	}
+	copyFile := func(from, to string) error {
+		b, err := os.ReadFile(from)
+		return errors.Join(err, os.WriteFile(to, b, 0o600))
+	}
+	g := &fileGuest{world: w, img: noisyFile(w, mib), files: map[string][]byte{},
+		put: func(img, from, name string) {
+			in(img, func(dir string) error { return copyFile(from, filepath.Join(dir, name)) })
+		},
+		del:   func(img, name string) { in(img, func(dir string) error { return os.Remove(filepath.Join(dir, name)) }) },
+		check: func(img string) { volumetest.Run(w, "ntfsfix", "-n", img) },
+		get: func(img, name, to string) {
+			in(img, func(dir string) error { return copyFile(filepath.Join(dir, name), to) })
+		},
+	}
+	volumetest.Run(w, "mkntfs", "-q", "-F", "-Q", "-p", "0", "-H", "0", "-S", "0", g.img)
 	return g
 }
 
@@ -170,7 +197,7 @@ func (g *fileGuest) exported(vm string, size int) []byte {
 
 // TestBackupsLeaveOutFree: what was written and deleted again between two backups is not sent, and every file is as it was.
 func TestBackupsLeaveOutFree(t *testing.T) {
-	for name, make := range map[string]func(*world, int) *fileGuest{"ext4": ext4Guest, "fat": fatGuest} {
+	for name, make := range map[string]func(*world, int) *fileGuest{"ext4": ext4Guest, "fat": fatGuest, "ntfs": ntfsGuest} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			g := make(newWorld(t), 24)
