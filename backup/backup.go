@@ -238,7 +238,7 @@ func (r *run) disk(ctx context.Context, d deploy.InstalledDisk) error {
 		}
 	}
 	from := starts[r.lower]
-	if f.Same() && from == f.Held {
+	if f.Same() && from == f.Held && !(r.AllBlocks && f.Omits()) {
 		r.add(DiskResult{Role: d.Role, State: f.Held, From: f.Held})
 		return nil
 	}

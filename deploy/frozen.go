@@ -80,6 +80,9 @@ func (f *Frozen) NextData(off int64) (int64, error) { return f.chain.NextData(of
 // Same reports whether nothing was written since the newest backup.
 func (f *Frozen) Same() bool { return f.held == 0 }
 
+// Omits reports whether the newest backup has left out something as free.
+func (f *Frozen) Omits() bool { return len(f.omitted) > 0 }
+
 // Start is a state that a layer to a frozen disk may start from.
 type Start struct {
 	State image.State
