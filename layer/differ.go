@@ -40,19 +40,22 @@ type differ struct {
 	old   []byte // the From disk's content of the same block
 	probe []byte // a cluster of the From disk
 	buf   []byte
+	huge  bool // it is on huge pages, which cost memory and save time where much is packed
 }
 
 // differs recycles them, since each has many MiB, for those who make one small layer after the other.
 var differs = sync.Pool{New: func() any {
-	d := &differ{old: make([]byte, image.BlockSize), probe: make([]byte, clusterSize)}
-	hugepage.For(d)
-	return d
+	return &differ{old: make([]byte, image.BlockSize), probe: make([]byte, clusterSize)}
 }}
 
 // newDiffer returns a differ between two disks; index gives what is similar in the From disk, which takes reading all of it; nil: nobody looks there. It is to
-// be freed.
-func newDiffer(from io.ReaderAt, size int64, to io.ReaderAt, index func() (*similar, error), fresh *fresh) *differ {
+// be freed. much says that it will pack much.
+func newDiffer(from io.ReaderAt, size int64, to io.ReaderAt, index func() (*similar, error), fresh *fresh, much bool) *differ {
 	d := differs.Get().(*differ)
+	if much && !d.huge {
+		d.huge = true
+		hugepage.For(d)
+	}
 	d.from, d.size, d.index, d.fresh = Join(from, size, to), size, index, fresh
 	return d
 }
@@ -104,7 +107,9 @@ func (d *differ) encode(out, block []byte, number int, turn func(do func())) (fr
 	base := (head.base() - unread) * image.SectorSize
 	if need := base + head.coded()*image.SectorSize; cap(d.buf) < need {
 		d.buf = make([]byte, need)
-		hugepage.ForBytes(d.buf)
+		if d.huge {
+			hugepage.ForBytes(d.buf)
+		}
 	}
 	d.buf = d.buf[:base]
 	if err := head.readBase(d.from, d.buf, unread); err != nil {

@@ -240,7 +240,7 @@ var framePool = sync.Pool{New: func() any { return new([]byte) }}
 func (e *encoder) work(todo <-chan *job) {
 	p := &packer{block: make([]byte, image.BlockSize), level: e.o.Level}
 	if e.o.FromDisk != nil {
-		p.differ = newDiffer(e.o.FromDisk, e.fromSize, e.disk, e.similar, e.fresh)
+		p.differ = newDiffer(e.o.FromDisk, e.fromSize, e.disk, e.similar, e.fresh, !e.o.Near)
 		p.differ.fast = e.o.Fast
 		defer p.differ.free()
 	}
