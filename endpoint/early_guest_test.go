@@ -19,7 +19,7 @@ import (
 )
 
 // TestGuestEarly boots a real guest from the Synchronizer over a limited line before its download is done, and compares with downloading all
-// first: it is there much earlier, and with a boot set earlier still; what it writes meanwhile stays.
+// first. How long each takes is told, not tested: that goes by what else the machine does. What the guest writes meanwhile stays.
 func TestGuestEarly(t *testing.T) {
 	t.Parallel()
 	const limit = "4M" // bytes a second
@@ -71,13 +71,11 @@ func TestGuestEarly(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Log("with a boot set:")
-	if early := g.early(limit, &order, &mu); early > all {
-		t.Errorf("started at once it takes %v, %v when all is here first", early, all)
-	}
+	g.early(limit, &order, &mu)
 }
 
-// early downloads the guest anew, starts it at once, and returns how long it took to its console.
-func (g *guests) early(limit string, order *[]string, mu *sync.Mutex) time.Duration {
+// early downloads the guest anew, and starts it before it is all here.
+func (g *guests) early(limit string, order *[]string, mu *sync.Mutex) {
 	g.Helper()
 	if err := g.e.Remove("vm"); err != nil {
 		g.Fatal(err)
@@ -91,7 +89,12 @@ func (g *guests) early(limit string, order *[]string, mu *sync.Mutex) time.Durat
 		vms, err := g.e.VMs()
 		return err == nil && len(vms) == 1
 	})
-	c := g.boot(endpoint.RunOptions{})
+	info, err := g.e.RunVM(g.Context(), "vm", endpoint.RunOptions{})
+	if err != nil || !info.Downloading {
+		g.Fatalf("it is started before it is all here: %+v, %v", info, err)
+	}
+	c := g.console()
+	c.Ready()
 	took := time.Since(start)
 	downloading := g.vm().Downloading
 	mu.Lock()
@@ -110,5 +113,4 @@ func (g *guests) early(limit string, order *[]string, mu *sync.Mutex) time.Durat
 	c.CheckFiles("/mnt/early", 1, 5, 100000)
 	g.off(c)
 	guest.CheckRoot(g, g.raw())
-	return took
 }
