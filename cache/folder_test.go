@@ -52,16 +52,14 @@ func TestFolder(t *testing.T) {
 
 // TestFolderEndsAtMounts: what is mounted within a folder is another medium.
 func TestFolderEndsAtMounts(t *testing.T) {
-	if os.Geteuid() != 0 {
-		t.Skip("only root may mount")
-	}
+	testkit.Root(t, "it mounts")
 	dir := t.TempDir()
 	write(t, dir, "inside/file", []byte("seen"))
 	if err := os.Mkdir(filepath.Join(dir, "other"), 0o700); err != nil {
 		t.Fatal(err)
 	}
 	if err := unix.Mount("none", filepath.Join(dir, "other"), "tmpfs", 0, "size=1m"); err != nil {
-		t.Skip("nothing can be mounted here: ", err)
+		testkit.Missing(t, "a system that mounts: %v", err)
 	}
 	defer func() {
 		if err := unix.Unmount(filepath.Join(dir, "other"), 0); err != nil {

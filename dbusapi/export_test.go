@@ -17,6 +17,7 @@ import (
 	"disksync/endpoint"
 	"disksync/image"
 	"disksync/internal/problem"
+	"disksync/internal/testkit"
 	"disksync/internal/testkit/lab"
 )
 
@@ -126,7 +127,7 @@ func harm(t *testing.T, r *rig) {
 // TestExportIsForTheCaller: another user who comes to the socket first gets nothing and spoils nothing.
 func TestExportIsForTheCaller(t *testing.T) {
 	t.Parallel()
-	needsRoot(t)
+	testkit.Root(t, "it acts as several users")
 	disk := lab.Disk(1, 2)
 	r := deployed(t, disk)
 	socket := must[string](r, "/", ownFace+".export", "win7", "system")

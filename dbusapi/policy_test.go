@@ -25,18 +25,6 @@ const (
 	daemonUser = 1 // uid, and gid of its own group
 )
 
-// needsRoot is for tests that act as several users.
-func needsRoot(t *testing.T) {
-	t.Helper()
-	if os.Getuid() == 0 {
-		return
-	}
-	if os.Getenv("CI") != "" {
-		t.Fatal("this test acts as several users, so it needs root; where CI is set it may not be skipped")
-	}
-	t.Skip("this test acts as several users, so it needs root")
-}
-
 // withGroup returns a copy of the policy file for another group than the shipped one, which a machine need not have.
 func withGroup(t *testing.T, group string) string {
 	t.Helper()
@@ -152,7 +140,7 @@ func denied(answer string) bool {
 // TestRights calls every method as every kind of caller, with the real program on a bus with the shipped policy, and on one that
 // lets everybody call everything, where the service is alone in saying no.
 func TestRights(t *testing.T) {
-	needsRoot(t)
+	testkit.Root(t, "it acts as several users")
 	t.Parallel()
 	open := filepath.Join(t.TempDir(), "open.conf")
 	rule := fmt.Sprintf(`<busconfig><policy context="default"><allow own=%q/><allow send_destination=%q/></policy></busconfig>`, service, service)
@@ -268,7 +256,7 @@ func TestEveryMethodHasItsRight(t *testing.T) {
 
 // TestOnlyRootOwnsTheName: with the shipped policy nobody else can pass for the service.
 func TestOnlyRootOwnsTheName(t *testing.T) {
-	needsRoot(t)
+	testkit.Root(t, "it acts as several users")
 	t.Parallel()
 	bus := systemBus(t, withGroup(t, games))
 	cmd := exec.Command(testkit.Tool(t, "gdbus"), "call", "--system", "-d", "org.freedesktop.DBus", "-o", "/", "-m",

@@ -41,10 +41,8 @@ func TestFiles(t *testing.T) {
 
 // TestMounted runs the scripts that show disks as files, in the same way.
 func TestMounted(t *testing.T) {
-	if _, err := os.Stat("/dev/fuse"); err != nil {
-		t.Skip("there is no FUSE here: ", err)
-	}
-	for _, tool := range []string{"mke2fs", "debugfs", "e2fsck", "fusermount3"} {
+	testkit.FUSE(t)
+	for _, tool := range []string{"mke2fs", "debugfs", "e2fsck"} {
 		testkit.Tool(t, tool)
 	}
 	for _, door := range []string{"--standalone", "--session"} {

@@ -21,9 +21,7 @@ import (
 // mounted starts the program on a disk, and returns the raw file.
 func mounted(t *testing.T, disk, dir string, flags ...string) (*testkit.Program, string) {
 	t.Helper()
-	if _, err := os.Stat("/dev/fuse"); err != nil {
-		t.Skip("there is no FUSE here: ", err)
-	}
+	testkit.FUSE(t)
 	t.Cleanup(func() { _ = syscall.Unmount(dir, syscall.MNT_DETACH) }) // nothing as a rule
 	p := testkit.StartProgram(t, exec.Command("vhd-util", append([]string{"mount", disk, dir}, flags...)...))
 	_, file, ok := strings.Cut(p.Line, " bytes: ")

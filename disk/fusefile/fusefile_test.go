@@ -17,6 +17,7 @@ import (
 
 	"disksync/disk/fusefile"
 	"disksync/disk/nbd"
+	"disksync/internal/testkit"
 )
 
 // broken is a disk of 64 KiB in memory. From 16 KiB on reads fail, from 32 KiB on there is no room for writes.
@@ -70,6 +71,7 @@ func (d *broken) Extents(off, length int64) iter.Seq2[nbd.Extent, error] {
 
 // TestErrors: what fails on the disk fails for whoever uses the file, with the errors that programs know, and is reported; the rest works.
 func TestErrors(t *testing.T) {
+	testkit.FUSE(t)
 	t.Parallel()
 	dir := t.TempDir()
 	var mu sync.Mutex
@@ -80,9 +82,6 @@ func TestErrors(t *testing.T) {
 		defer mu.Unlock()
 		said = append(said, fmt.Sprint(name, " ", op, ": ", err))
 	}})
-	if errors.Is(err, fusefile.ErrNoFUSE) {
-		t.Skip(err)
-	}
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -22,13 +22,13 @@ type verdict struct {
 
 func (v *verdict) Helper() {}
 
-func (v *verdict) Skipf(format string, args ...any) {
-	v.ending = "skip: " + fmt.Sprintf(format, args...)
+func (v *verdict) Skip(args ...any) {
+	v.ending = "skip: " + fmt.Sprint(args...)
 	runtime.Goexit()
 }
 
-func (v *verdict) Fatalf(format string, args ...any) {
-	v.ending = "fail: " + fmt.Sprintf(format, args...)
+func (v *verdict) Fatal(args ...any) {
+	v.ending = "fail: " + fmt.Sprint(args...)
 	runtime.Goexit()
 }
 

@@ -3,35 +3,46 @@
 package testkit
 
 import (
+	"fmt"
 	"os"
 	"os/exec"
 	"testing"
 )
 
-// Tool returns the path of an external program. A test that needs a program which
-// is not installed is skipped; but where CI is set it fails, since there a missing
-// program means that tests silently do not run.
+// Missing skips a test for want of something that the machine should have. Where CI is set it fails, since there a test that is skipped
+// is one that silently never runs.
+func Missing(t testing.TB, format string, args ...any) {
+	t.Helper()
+	what := fmt.Sprintf("this test needs "+format, args...)
+	if os.Getenv("CI") != "" {
+		t.Fatal(what + "; where CI is set it may not be skipped")
+	}
+	t.Skip(what)
+}
+
+// Tool returns the path of an external program, which must not be [Missing].
 func Tool(t testing.TB, name string) string {
 	t.Helper()
 	path, err := exec.LookPath(name)
-	if err == nil {
-		return path
+	if err != nil {
+		Missing(t, "%s: %v", name, err)
 	}
-	if os.Getenv("CI") != "" {
-		t.Fatalf("this test needs %s, and where CI is set it may not be skipped: %v", name, err)
-	}
-	t.Skipf("this test needs %s: %v", name, err)
-	return ""
+	return path
 }
 
-// Root skips a test that only root can do; where CI is set it fails.
+// Root says that only root can do a test, and why.
 func Root(t testing.TB, why string) {
 	t.Helper()
-	if os.Getuid() == 0 {
-		return
+	if os.Getuid() != 0 {
+		Missing(t, "root: %s", why)
 	}
-	if os.Getenv("CI") != "" {
-		t.Fatalf("this test needs root, and where CI is set it may not be skipped: %s", why)
+}
+
+// FUSE says that a test mounts by FUSE.
+func FUSE(t testing.TB) {
+	t.Helper()
+	if _, err := os.Stat("/dev/fuse"); err != nil {
+		Missing(t, "FUSE: %v", err)
 	}
-	t.Skipf("this test needs root: %s", why)
+	Tool(t, "fusermount3")
 }
