@@ -49,7 +49,14 @@ func (f *folderFile) Place(off int64) int64 {
 	return int64(block)*f.block + off%f.block
 }
 
+// ioctl reports whether the request was answered. A medium that is pulled out closes its files under whoever asks, hence the way round
+// by SyscallConn: by the time of the request, a number alone may be that of another file.
 func (f *folderFile) ioctl(request uintptr, arg unsafe.Pointer) bool {
-	_, _, errno := unix.Syscall(unix.SYS_IOCTL, f.Fd(), request, uintptr(arg))
-	return errno == 0
+	conn, err := f.SyscallConn()
+	if err != nil {
+		return false
+	}
+	errno := unix.EBADF
+	err = conn.Control(func(fd uintptr) { _, _, errno = unix.Syscall(unix.SYS_IOCTL, fd, request, uintptr(arg)) })
+	return err == nil && errno == 0
 }

@@ -280,7 +280,7 @@ func (r *runningVM) launch(ctx context.Context, program string, m *hypervisor.Ma
 	r.exit = make(chan error, 1)
 	go func() { r.exit <- cmd.Wait() }()
 	id, err := process.Of(cmd.Process.Pid)
-	if errors.Is(err, os.ErrProcessDone) || errors.Is(err, fs.ErrNotExist) {
+	if errors.Is(err, os.ErrProcessDone) {
 		return errEndedAtOnce
 	}
 	if err != nil {

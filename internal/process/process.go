@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"strconv"
 	"strings"
@@ -20,9 +21,12 @@ type ID struct {
 	Start uint64 `json:"start"` // when it began, in clock ticks after the boot (proc(5), field 22 of stat)
 }
 
-// Of returns the ID of the process that has the number pid now.
+// Of returns the ID of the process that has the number pid now. The error is [os.ErrProcessDone] where there is none, or none any more.
 func Of(pid int) (ID, error) {
 	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ESRCH) { // ESRCH: it went between open and read
+		return ID{}, fmt.Errorf("process %d: %w", pid, os.ErrProcessDone)
+	}
 	if err != nil {
 		return ID{}, err
 	}

@@ -58,3 +58,26 @@ func TestProcess(t *testing.T) {
 		t.Errorf("boot %q, %v", a, err)
 	}
 }
+
+// TestGone: whenever a process ends while it is looked at, it has ended, and nothing else is wrong.
+func TestGone(t *testing.T) {
+	t.Parallel()
+	for range 50 {
+		cmd := exec.Command("true")
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		reaped := make(chan error, 1)
+		go func() { reaped <- cmd.Wait() }()
+		var err error
+		for err == nil {
+			_, err = process.Of(cmd.Process.Pid)
+		}
+		if !errors.Is(err, os.ErrProcessDone) {
+			t.Error(err)
+		}
+		if err := <-reaped; err != nil {
+			t.Error(err)
+		}
+	}
+}
