@@ -92,7 +92,7 @@ func (p *page) intro(b *bench) {
 			"not wait for that by itself, the benchmark does, and counts it. *processor* is user and system time of a program with all " +
 			"that it started; *server* is that of the program at the other end of the line. *memory* is the most that the largest " +
 			"process had at once; a program that needs less than " + size(peakSince(os.Getpid())) + " may show that: it begins with " +
-			"what the benchmark itself has.",
+			"what the benchmark itself has. A server runs all the time: its memory is also what it has left of earlier work.",
 		"*to fetch* is what goes over the line. Of xdelta3 and zstd it is the size of the patch, which somebody else has to carry. " +
 			"*server keeps* is what a server stores for the new version besides the old one. *preparing* is done once for all clients, " +
 			"*updating* by each.",
@@ -165,10 +165,10 @@ func (p *page) table(t *table) {
 		return
 	}
 	head := map[kind][]string{
-		publishes: {"", "time", "processor", "server", "memory", "stored"},
-		updates: {"", "to fetch", "of the best peer", "server keeps", "preparing: time", "processor", "server", "memory",
-			"updating: time", "processor", "server", "memory"},
-		deploys: {"", "time", "processor", "server", "memory"},
+		publishes: {"", "time", "processor", "memory", "server", "its memory", "stored"},
+		updates: {"", "to fetch", "of the best peer", "server keeps", "preparing: time", "processor", "memory", "server", "its memory",
+			"updating: time", "processor", "memory", "server", "its memory"},
+		deploys: {"", "time", "processor", "memory", "server", "its memory"},
 	}[t.kind]
 	p.lines("| " + strings.Join(head, " | ") + " |")
 	p.lines("|---|" + strings.Repeat("---:|", len(head)-1))
@@ -211,11 +211,15 @@ func (r *row) took(of func(result) sample) []string {
 	d := func(f func(sample) time.Duration) string {
 		return timeCell(median(r.runs, func(x result) time.Duration { return f(of(x)) }))
 	}
+	b := func(f func(sample) int64) string {
+		return bytesCell(median(r.runs, func(x result) int64 { return f(of(x)) }))
+	}
 	return []string{
 		d(func(s sample) time.Duration { return s.wall }),
 		d(func(s sample) time.Duration { return s.cpu }),
+		b(func(s sample) int64 { return s.peak }),
 		d(func(s sample) time.Duration { return s.serverCPU }),
-		bytesCell(median(r.runs, func(x result) int64 { return max(of(x).peak, of(x).serverPeak) })),
+		b(func(s sample) int64 { return s.serverPeak }),
 	}
 }
 
