@@ -25,7 +25,7 @@ demo:
 
 test:
 	@scripts/setup test
-	$(RACE) $(RACED)
+	$(RACE) -timeout 40m $(RACED)
 	$(GO) test ./internal/demo...
 
 build:

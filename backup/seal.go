@@ -2,6 +2,7 @@ package backup
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/json"
@@ -9,6 +10,7 @@ import (
 	"fmt"
 	"hash"
 	"io"
+	"io/fs"
 	"slices"
 	"strings"
 
@@ -174,6 +176,9 @@ func (r *run) sealedLayer(ctx context.Context, f *deploy.Frozen, starts []image.
 	if sp := r.findSpooled(ctx, f, starts); sp != nil {
 		return sp, nil
 	}
+	if err := context.Cause(ctx); err != nil { // what is there may be good
+		return nil, err
+	}
 	if err := r.giveUpSpooled(ctx, f.Role); err != nil {
 		return nil, err
 	}
@@ -305,8 +310,7 @@ func (r *run) readSpooled(role image.Role) *spooled {
 	return sp
 }
 
-// findSpooled returns what an interrupted run has encrypted, when it is what is to be sent now; nil when not. It is opened as a
-// restore does, so that nothing is sent that could not be read.
+// findSpooled returns what an interrupted run has encrypted, when it is what is to be sent now; nil when not.
 func (r *run) findSpooled(ctx context.Context, f *deploy.Frozen, starts []image.StateID) *spooled {
 	sp := r.readSpooled(f.Role)
 	if sp == nil || sp.Top != f.Top || !slices.Contains(starts, sp.Ref.From) || !slices.Equal(sp.Ref.Sealed, r.sealing.Recipients) {
@@ -324,13 +328,13 @@ func (r *run) findSpooled(ctx context.Context, f *deploy.Frozen, starts []image.
 	return sp
 }
 
-// reopen reads the layer, finds the state that it leads to, and compares that with the disk, by which it is known again what was left out.
+// reopen makes sure that the layer is still what was unpacked when it was encrypted, finds the state that it leads to, and compares that
+// with the disk, by which it is known again what was left out.
 func (r *run) reopen(ctx context.Context, sp *spooled, f *deploy.Frozen) error {
-	size, err := sp.file.Size()
-	if err != nil || size != sp.Ref.Length {
-		return errors.Join(err, fmt.Errorf("%d bytes, not %d", size, sp.Ref.Length))
+	if err := sp.intact(ctx); err != nil {
+		return err
 	}
-	af, err := agefile.Open(sp.file, size, r.sealing.Keys)
+	af, err := agefile.Open(sp.file, sp.Ref.Length, r.sealing.Keys)
 	if err != nil {
 		return err
 	}
@@ -371,6 +375,26 @@ func (r *run) reopen(ctx context.Context, sp *spooled, f *deploy.Frozen) error {
 	return nil
 }
 
+// intact reads the file and compares it with its name.
+func (sp *spooled) intact(ctx context.Context) error {
+	size, err := sp.file.Size()
+	if err != nil || size != sp.Ref.Length {
+		return errors.Join(err, fmt.Errorf("%d bytes, not %d", size, sp.Ref.Length))
+	}
+	h, in := sha256.New(), io.NewSectionReader(sp.file, 0, size)
+	for err == nil {
+		_, err = io.CopyN(h, in, 8<<20)
+		err = cmp.Or(context.Cause(ctx), err)
+	}
+	if err != io.EOF {
+		return err
+	}
+	if image.LayerID(h.Sum(nil)) != sp.Ref.ID {
+		return errors.New("it is not what was written")
+	}
+	return nil
+}
+
 // giveUpSpooled removes what is of no use, here and at the Synchronizer.
 func (r *run) giveUpSpooled(ctx context.Context, role image.Role) error {
 	if sp := r.readSpooled(role); sp != nil {
@@ -397,9 +421,12 @@ func (r *run) forgetSpooled() error {
 	return errors.Join(errs...)
 }
 
-// Tidy removes from a spool folder what was encrypted of VMs that are not there any more.
+// Tidy removes from a spool folder what was encrypted of VMs that are not there any more. Other backups may go on meanwhile.
 func Tidy(fsys durable.FS, dir string, there func(vm image.UUID) bool) error {
 	entries, err := fsys.ReadDir(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
 	if err != nil {
 		return err
 	}

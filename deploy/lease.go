@@ -23,7 +23,11 @@ func (s *Store) take(id image.UUID, writing bool) error {
 		l.users++
 		return nil
 	}
-	f, err := s.fsys.Open(vhdFile(id))
+	open := s.fsys.Open
+	if writing {
+		open = s.fsys.OpenWrite // NFS locks against others only what is open for writing
+	}
+	f, err := open(vhdFile(id))
 	if err != nil {
 		return err
 	}

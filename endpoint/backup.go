@@ -2,7 +2,9 @@ package endpoint
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 	"path/filepath"
 	"slices"
 	"time"
@@ -17,6 +19,16 @@ import (
 
 // spoolDir has room for what a backup packs. Its files have no names, but for what is encrypted.
 const spoolDir = "spool"
+
+// tidySpool removes what an earlier process has left that is of no use.
+func (e *Engine) tidySpool() error {
+	if err := durable.RemoveTemps(e.fsys, spoolDir); errors.Is(err, fs.ErrNotExist) {
+		return nil
+	} else if err != nil {
+		return err
+	}
+	return backup.Tidy(e.fsys, spoolDir, e.hasVM)
+}
 
 // backUp makes a point of a VM's line of backups. What was frozen by a run of the same operation that was interrupted is what it goes on
 // with.
@@ -48,12 +60,6 @@ func (o *Operation) backUp(ctx context.Context, r Request, start time.Time) erro
 		}
 	}
 	if err := durable.MakeDir(e.fsys, spoolDir, 0o700); err != nil {
-		return err
-	}
-	if err := durable.RemoveTemps(e.fsys, spoolDir); err != nil {
-		return err
-	}
-	if err := backup.Tidy(e.fsys, spoolDir, e.hasVM); err != nil {
 		return err
 	}
 	j := &backup.Job{

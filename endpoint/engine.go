@@ -1,6 +1,7 @@
 package endpoint
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -37,6 +38,8 @@ type Options struct {
 	GiveUp time.Duration
 	// PowerDown is how long a guest may take to shut down when it is asked to; 0: 90 seconds.
 	PowerDown time.Duration
+	// AgentTime is how long the agent of a guest may take to answer at all, for most of those that do not are not there; 0: 2 seconds.
+	AgentTime time.Duration
 	// Now tells the time; nil: time.Now.
 	Now func() time.Time
 }
@@ -54,6 +57,7 @@ type Engine struct {
 	drives    cache.Drives
 	giveUp    time.Duration
 	powerDown time.Duration
+	agentTime time.Duration
 	now       func() time.Time
 	unlock    func() error
 
@@ -119,7 +123,8 @@ func open(ctx context.Context, o Options, fsys durable.FS) (*Engine, error) {
 		o.Now = time.Now
 	}
 	e := &Engine{
-		dir: o.Dir, fsys: fsys, log: o.Log, finder: o.Finder, reader: o.Reader, giveUp: o.GiveUp, powerDown: o.PowerDown, now: o.Now, watch: newWatchers(),
+		dir: o.Dir, fsys: fsys, log: o.Log, finder: o.Finder, reader: o.Reader, now: o.Now, watch: newWatchers(),
+		giveUp: o.GiveUp, powerDown: cmp.Or(o.PowerDown, powerDownTime), agentTime: cmp.Or(o.AgentTime, agentTime),
 		fleet: fleet{vms: map[image.UUID]*runningVM{}, offers: map[image.UUID]*offered{}, changing: map[image.UUID]bool{}},
 		seen:  map[string]seenImage{}, shelves: map[int]func(){}, earlies: map[image.UUID]*early{}, places: map[string]cache.Medium{}, health: map[string]Health{},
 	}
@@ -156,6 +161,9 @@ func open(ctx context.Context, o Options, fsys durable.FS) (*Engine, error) {
 	}
 	e.loadRates()
 	if err := e.loadOperations(); err != nil {
+		return nil, err
+	}
+	if err := e.tidySpool(); err != nil {
 		return nil, err
 	}
 	e.hotplug = still{o.Finder}

@@ -76,6 +76,8 @@ type world struct {
 	now     func() time.Time // nil: as it is
 	// powerDown is how long a guest may take to shut down; 0: as long as always.
 	powerDown time.Duration
+	// agentTime is how long a guest's agent may take to answer; 0: as long as always, which a busy machine need not manage.
+	agentTime time.Duration
 }
 
 // newWorld starts a world; the endpoint is neither registered nor logged in.
@@ -136,7 +138,7 @@ func (w *world) open() {
 	var err error
 	// A line that fails once has failed for good: nobody here waits for it to come back.
 	if w.e, err = endpoint.Open(context.Background(), endpoint.Options{Dir: w.dir, Finder: w.finder, Reader: w.reader, Hotplug: w.hotplug,
-		GiveUp: time.Nanosecond, PowerDown: w.powerDown, Now: w.now}); err != nil {
+		GiveUp: time.Nanosecond, PowerDown: w.powerDown, AgentTime: w.agentTime, Now: w.now}); err != nil {
 		w.Fatal(err)
 	}
 }

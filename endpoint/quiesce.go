@@ -36,7 +36,7 @@ func (e *Engine) quiesce(ctx context.Context, vm image.UUID) (thaw func(), c ima
 	if r.record.Hypervisor != QEMU {
 		return crash() // the agent is another hypervisor's to speak with
 	}
-	near, cancel := context.WithTimeout(ctx, agentTime)
+	near, cancel := context.WithTimeout(ctx, e.agentTime)
 	defer cancel()
 	agent, err := qmp.Agent(near, e.socket(vm, hypervisor.AgentSocket))
 	if err != nil {

@@ -2,6 +2,7 @@ package endpoint_test
 
 import (
 	"context"
+	"time"
 
 	"net"
 	"os"
@@ -25,6 +26,8 @@ type guests struct{ *world }
 func newGuests(t *testing.T, mode image.Mode, m image.Machine) *guests {
 	t.Helper()
 	g := &guests{newWorld(t)}
+	g.agentTime = time.Minute
+	g.restart()
 	user := filepath.Join(t.TempDir(), "user")
 	guest.Disk(t, user, 24<<20)
 	g.publishGuest(mode, &m, publish.Disk{Role: image.System, Path: guest.Image(t), Format: publish.Raw}, publish.Disk{Role: image.User, Path: user, Format: publish.Raw})

@@ -189,19 +189,17 @@ func TestEncryptedInterrupted(t *testing.T) {
 	}
 }
 
-// TestEncryptedGoesOn: an upload goes on where it was, in another process too, though to encrypt anew would give other bytes.
-func TestEncryptedGoesOn(t *testing.T) {
-	w := ready(t, disk(1, 2, 3))
-	w.run(endpoint.Request{Kind: endpoint.Download, Image: "win7"})
-	w.encrypting()
-	now := disk(1, 2, 3)
-	copy(now[900:], "written")
-	w.writes("win7", image.System, 900, []byte("written"))
+// interruptedUpload begins an encrypted backup of the VM, and has the service end when it was sent, whether it arrived or not. Afterwards
+// the line is good.
+func (w *world) interruptedUpload(vm string, arrives bool) {
+	w.Helper()
 	sent := make(chan struct{})
 	once := sync.OnceFunc(func() { close(sent) })
 	w.front.answer(func(rw http.ResponseWriter, req *http.Request, next http.Handler) {
 		if req.Method == http.MethodPatch {
-			next.ServeHTTP(discard{http.Header{}}, req)
+			if arrives {
+				next.ServeHTTP(discard{http.Header{}}, req)
+			}
 			once()
 			panic(http.ErrAbortHandler)
 		}
@@ -212,9 +210,21 @@ func TestEncryptedGoesOn(t *testing.T) {
 			next.ServeHTTP(rw, req)
 		}
 	})
-	w.start(endpoint.Request{Kind: endpoint.Backup, VM: "win7"})
+	w.start(endpoint.Request{Kind: endpoint.Backup, VM: vm})
 	<-sent
 	w.restart()
+	w.front.honest()
+}
+
+// TestEncryptedGoesOn: an upload goes on where it was, in another process too, though to encrypt anew would give other bytes.
+func TestEncryptedGoesOn(t *testing.T) {
+	w := ready(t, disk(1, 2, 3))
+	w.run(endpoint.Request{Kind: endpoint.Download, Image: "win7"})
+	w.encrypting()
+	now := disk(1, 2, 3)
+	copy(now[900:], "written")
+	w.writes("win7", image.System, 900, []byte("written"))
+	w.interruptedUpload("win7", true)
 	var again atomic.Int64
 	w.front.answer(func(rw http.ResponseWriter, req *http.Request, next http.Handler) {
 		if req.Method == http.MethodPatch {
@@ -228,6 +238,85 @@ func TestEncryptedGoesOn(t *testing.T) {
 	}
 	w.run(endpoint.Request{Kind: endpoint.Restore, From: "win7", VM: "back"})
 	w.holds("back", now)
+}
+
+// TestEncryptedSpoolRots: what was encrypted is not sent on when it is not what it was; it is encrypted anew.
+func TestEncryptedSpoolRots(t *testing.T) {
+	w := ready(t, disk(1, 2, 3))
+	w.run(endpoint.Request{Kind: endpoint.Download, Image: "win7"})
+	w.encrypting()
+	big := make([]byte, 300<<10) // of several chunks
+	rand.NewChaCha8([32]byte{9}).Read(big)
+	now := disk(1, 2, 3)
+	copy(now[900:], big)
+	w.writes("win7", image.System, 900, big)
+	w.interruptedUpload("win7", false)
+	file := filepath.Join(w.dir, "spool", w.files("spool", ".age")[0])
+	b, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b[len(b)/2] ^= 1 // among the frames, which are not opened again
+	w.write(file, b)
+	var sent atomic.Int64
+	w.front.answer(func(rw http.ResponseWriter, req *http.Request, next http.Handler) {
+		if req.Method == http.MethodPatch {
+			sent.Add(req.ContentLength)
+		}
+		next.ServeHTTP(rw, req)
+	})
+	w.backUp("win7")
+	objects := w.objects()
+	if len(objects) != 1 {
+		t.Fatal(objects)
+	}
+	if st, err := os.Stat(objects[0]); err != nil || sent.Load() != st.Size() {
+		t.Errorf("%d bytes were sent: %v, %v", sent.Load(), st, err)
+	}
+	w.run(endpoint.Request{Kind: endpoint.Restore, From: "win7", VM: "back"})
+	w.holds("back", now)
+}
+
+// TestSpoolIsTidied: what is being encrypted of one VM is not in the way of another's backup, which may go on at the same time. What a
+// process that died has left goes with the next one, and what was kept of a VM goes with the VM.
+func TestSpoolIsTidied(t *testing.T) {
+	w := ready(t, disk(1, 2, 3))
+	w.run(endpoint.Request{Kind: endpoint.Download, Image: "win7"})
+	w.run(endpoint.Request{Kind: endpoint.Download, Image: "win7", VM: "other"})
+	w.encrypting()
+	begun := w.vm("other").ID.String() + "-system.tmp"
+	w.write(filepath.Join(w.dir, "spool", begun), []byte("age-encryption.org/v1\n"))
+	w.writes("win7", image.System, 900, []byte("written"))
+	w.backUp("win7")
+	if got := w.files("spool", ""); !slices.Equal(got, []string{begun}) {
+		t.Errorf("after the backup of one VM there is %v", got)
+	}
+	w.restart()
+	if got := w.files("spool", ""); len(got) != 0 {
+		t.Errorf("the next process has %v", got)
+	}
+	w.writes("win7", image.System, 900, []byte("more"))
+	w.interruptedUpload("win7", true)
+	if got := w.files("spool", ""); len(got) != 2 {
+		t.Errorf("of a backup that was interrupted there is %v", got)
+	}
+	for _, o := range w.e.Operations() {
+		if err := o.Delete(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := w.e.Remove("other"); err != nil {
+		t.Fatal(err)
+	}
+	if got := w.files("spool", ""); len(got) != 2 {
+		t.Errorf("with another VM went %v", got)
+	}
+	if err := w.e.Remove("win7"); err != nil {
+		t.Fatal(err)
+	}
+	if got := w.files("spool", ""); len(got) != 0 {
+		t.Errorf("of a VM that is not there there is %v", got)
+	}
 }
 
 // TestEncryptedPointsAreDeleted: whichever points go, the others stay exact, and what none of them needs goes: now and then a layer stands

@@ -1,7 +1,6 @@
 package endpoint
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -54,7 +53,7 @@ func (e *Engine) StopVM(ctx context.Context, name string, force bool) error {
 
 // shutDown asks the guest to shut down, and waits until it has.
 func (r *runningVM) shutDown(ctx context.Context) error {
-	limit := cmp.Or(r.e.powerDown, powerDownTime)
+	limit := r.e.powerDown
 	wait, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	_ = r.command(wait, "cont") // a guest that is held cannot shut down; one that runs does not mind
@@ -95,7 +94,7 @@ func (r *runningVM) shutDown(ctx context.Context) error {
 func (r *runningVM) byAgent(ctx context.Context) <-chan error {
 	refused := make(chan error, 1)
 	go func() {
-		near, cancel := context.WithTimeout(ctx, agentTime)
+		near, cancel := context.WithTimeout(ctx, r.e.agentTime)
 		defer cancel()
 		agent, err := qmp.Agent(near, r.e.socket(r.record.VM, hypervisor.AgentSocket))
 		if err != nil {

@@ -2,9 +2,11 @@ package endpoint
 
 import (
 	"context"
+	"errors"
 	"io"
 	"time"
 
+	"disksync/backup"
 	"disksync/deploy"
 	"disksync/image"
 	"disksync/internal/durable"
@@ -142,7 +144,7 @@ func (e *Engine) Remove(name string) error {
 	if err := e.store.Delete(vm.Name); err != nil {
 		return err
 	}
-	if err := durable.Remove(e.fsys, firmwareFile(vm.ID)); err != nil {
+	if err := errors.Join(durable.Remove(e.fsys, firmwareFile(vm.ID)), backup.Tidy(e.fsys, spoolDir, e.hasVM)); err != nil {
 		return err
 	}
 	e.log.Info("removed", "vm", name)

@@ -10,6 +10,7 @@ import (
 	"sync"
 
 	"disksync/agefile"
+	"disksync/api"
 	"disksync/image"
 	"disksync/internal/problem"
 	"disksync/layer"
@@ -148,19 +149,35 @@ func (c *Client) sealedRanges(ctx context.Context, ref image.LayerRef, spans []S
 		return nil, err
 	}
 	b := &sealedBody{c: c, ref: ref, f: f, spans: slices.Clone(spans)}
+	fetch := b.plan(c.sealed.get)
+	if len(fetch) > api.MaxRanges { // chunks that are here split what is around them
+		fetch = b.plan(func(image.LayerID, int64) shelved { return shelved{} })
+	}
+	if len(fetch) > 0 {
+		if b.body, err = c.stored(ctx, ref, fetch); err != nil {
+			return nil, err
+		}
+	}
+	return b, nil
+}
+
+// plan lists the chunks that the spans are in, with what there is of each, and returns what is to be fetched: without a shelf at most as
+// many runs as there are spans.
+func (b *sealedBody) plan(shelf func(id image.LayerID, chunk int64) shelved) []Span {
+	b.chunks = nil
 	var fetch []Span
-	for _, s := range spans {
+	for _, s := range b.spans {
 		for i := s.Offset / agefile.ChunkSize; i*agefile.ChunkSize < s.end(); i++ {
 			if n := len(b.chunks); n > 0 && b.chunks[n-1].chunk == i {
 				continue
 			}
-			h := c.sealed.get(ref.ID, i)
-			h.layer, h.chunk = ref.ID, i
+			h := shelf(b.ref.ID, i)
+			h.layer, h.chunk = b.ref.ID, i
 			b.chunks = append(b.chunks, h)
 			if h.plain != nil {
 				continue
 			}
-			off, n := f.Place(i)
+			off, n := b.f.Place(i)
 			off, n = off+int64(len(h.begun)), n-int64(len(h.begun))
 			if k := len(fetch); k > 0 && fetch[k-1].end() == off {
 				fetch[k-1].Length += n
@@ -169,12 +186,7 @@ func (c *Client) sealedRanges(ctx context.Context, ref image.LayerRef, spans []S
 			}
 		}
 	}
-	if len(fetch) > 0 {
-		if b.body, err = c.stored(ctx, ref, fetch); err != nil {
-			return nil, err
-		}
-	}
-	return b, nil
+	return fetch
 }
 
 // sealedBody gives runs of what is inside of a sealed layer, as the chunks come.

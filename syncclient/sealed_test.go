@@ -12,6 +12,7 @@ import (
 	"testing"
 
 	"disksync/agefile"
+	"disksync/api"
 	"disksync/image"
 	"disksync/internal/problem"
 	"disksync/internal/testkit/lab"
@@ -172,5 +173,51 @@ func TestSealedRanges(t *testing.T) {
 	defer body.Close()
 	if b, err := io.ReadAll(body); !errors.Is(err, layer.ErrCorrupt) || syncclient.Temporary(err) || !bytes.Equal(b, file[:len(b)]) || len(b) < agefile.ChunkSize {
 		t.Errorf("after %d bytes: %v", len(b), err)
+	}
+}
+
+// TestSealedRangesAtMost: chunks that are here split what is around them, but never into more ranges than one request may have.
+func TestSealedRangesAtMost(t *testing.T) {
+	k, err := agefile.NewIdentity()
+	if err != nil {
+		t.Fatal(err)
+	}
+	// Each span takes three chunks, and a fourth keeps it from the next.
+	const chunks = 4 * api.MaxRanges
+	plain := packed{file: make([]byte, chunks*agefile.ChunkSize), ref: image.LayerRef{To: image.StateID{1}}}
+	rand.NewChaCha8([32]byte{1}).Read(plain.file)
+	p, file := sealPacked(t, plain, k)
+	var asked atomic.Int64
+	i := newIdentity(t, nil, nil, nil)
+	s := newServer(t, i, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		asked.Add(1)
+		serveFile(p)(w, r)
+	}))
+	c, err := syncclient.New(syncclient.Options{URL: parse(t, s.URL), Fingerprint: i.fingerprint(t), Token: "secret", Line: patient, Keys: []agefile.Identity{k}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	get := func(spans []syncclient.Span) {
+		t.Helper()
+		body, err := c.Ranges(t.Context(), p.ref, spans)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer body.Close()
+		if got, err := io.ReadAll(body); err != nil || !bytes.Equal(got, bytesOf(file, spans)) {
+			t.Fatalf("%d spans: %d bytes, %v", len(spans), len(got), err)
+		}
+	}
+	var spans []syncclient.Span
+	for i := range int64(api.MaxRanges) {
+		spans = append(spans, syncclient.Span{Offset: 4 * i * agefile.ChunkSize, Length: 3 * agefile.ChunkSize})
+	}
+	// The middle of one is here already.
+	get([]syncclient.Span{{Offset: spans[7].Offset + agefile.ChunkSize, Length: 1}})
+	before := asked.Load()
+	get(spans)
+	if n := asked.Load() - before; n != 1 {
+		t.Errorf("%d requests", n)
 	}
 }

@@ -103,14 +103,11 @@ func replace(name string, fill fill) error {
 	if err != nil {
 		return err
 	}
-	old, err := os.Open(name)
+	old, err := vhdfile.OpenWritable(name)
 	if err != nil {
 		return err
 	}
 	defer old.Close()
-	if err := vhdfile.Lock(old, true); err != nil {
-		return err
-	}
 	temp := tempName()
 	if err = fillTemp(dir, temp, fill); err == nil {
 		err = dir.Chmod(temp, st.Mode().Perm())

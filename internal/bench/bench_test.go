@@ -452,10 +452,10 @@ func TestRatios(t *testing.T) {
 			t.Errorf("%q is not in %q", want, got)
 		}
 	}
-	if c := tab.cells(tab.rows[4], 12); len(c) != 12 || c[1] != "it broke" {
+	if c := tab.cells(tab.rows[4], 14); len(c) != 14 || c[1] != "it broke" {
 		t.Errorf("%q", c)
 	}
-	if c := tab.cells(tab.rows[1], 12); len(c) != 12 || c[2] != "8.00" {
+	if c := tab.cells(tab.rows[1], 14); len(c) != 14 || c[2] != "8.00" {
 		t.Errorf("%q", c)
 	}
 	alone := &table{kind: updates, rows: tab.rows[:1]}

@@ -7,10 +7,13 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"strconv"
 	"testing"
 
 	"disksync/internal/durable"
 	"disksync/internal/faultfs"
+
+	"golang.org/x/sys/unix"
 )
 
 // both runs a test on the real file system and on the one in memory, which must behave alike.
@@ -157,6 +160,30 @@ func TestWriteFileAtomic(t *testing.T) {
 	}
 }
 
+// another returns one more descriptor of a file that this process has open.
+func another(t *testing.T, name string) int {
+	t.Helper()
+	all, err := filepath.Glob("/proc/self/fd/*")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, fd := range all {
+		if to, err := os.Readlink(fd); err != nil || to != name {
+			continue
+		}
+		n, err := strconv.Atoi(filepath.Base(fd))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if n, err = unix.Dup(n); err != nil {
+			t.Fatal(err)
+		}
+		return n
+	}
+	t.Fatalf("%s is not open", name)
+	return -1
+}
+
 func TestLock(t *testing.T) {
 	dir := t.TempDir()
 	unlock, err := durable.Lock(dir)
@@ -166,6 +193,7 @@ func TestLock(t *testing.T) {
 	if _, err := durable.Lock(dir); !errors.Is(err, durable.ErrLocked) {
 		t.Errorf("second lock: %v", err)
 	}
+	defer unix.Close(another(t, filepath.Join(dir, "lock"))) // as a process has that is just being started
 	if err := unlock(); err != nil {
 		t.Fatal(err)
 	}

@@ -33,7 +33,10 @@ func Lock(dir string) (unlock func() error, err error) {
 	// The pid is for the message above only, so a failure to write it does not matter.
 	_ = f.Truncate(0)
 	_, _ = f.WriteAt([]byte(strconv.Itoa(os.Getpid())+"\n"), 0)
-	return f.Close, nil
+	return func() error {
+		_ = unix.Flock(int(f.Fd()), unix.LOCK_UN) // closing is not enough: a process that was just started has the file, too, for a moment
+		return f.Close()
+	}, nil
 }
 
 func (f *osFile) Lock(writing bool) error {

@@ -11,7 +11,7 @@ import (
 	"disksync/internal/hugepage"
 )
 
-// TestFor: the memory inside is marked as the system says it, what is beside it is not, and its content stays.
+// TestFor: the memory inside is marked as the system says it, and its content stays.
 func TestFor(t *testing.T) {
 	if text, err := os.ReadFile("/sys/kernel/mm/transparent_hugepage/enabled"); err != nil || strings.Contains(string(text), "[never]") {
 		t.Skip("this kernel has no transparent huge pages, and nothing to tell of them")

@@ -167,6 +167,11 @@ func (f *File) PhysicalSize() (int64, error) {
 // MoveFooter moves the footer of a dynamic or differencing disk so that the VHD ends at length, as when its block device has grown or
 // is about to shrink. A file gets that length. The copy at the start stays, so that the disk opens after a crash at any point.
 func MoveFooter(name string, length int64) error {
+	w, err := OpenWritable(name)
+	if err != nil {
+		return err
+	}
+	defer w.Close() // after an error; what it is closed for is told below
 	f, err := OpenFile(name)
 	if err != nil {
 		return err
@@ -186,12 +191,8 @@ func MoveFooter(name string, length int64) error {
 	case length%image.SectorSize != 0 || length < least:
 		return fmt.Errorf("%s: %w: %d bytes; the disk needs %d here, in whole sectors; nothing was changed", name, vhd.BadSize, length, least)
 	}
-	w, err := OpenWritable(name)
-	if err != nil {
-		return err
-	}
 	if err := writeFooterAt(w, length); err != nil {
-		return errors.Join(fmt.Errorf("%s: move the footer: %w", name, err), w.Close())
+		return fmt.Errorf("%s: move the footer: %w", name, err)
 	}
 	return w.Close()
 }

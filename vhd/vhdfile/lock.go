@@ -15,8 +15,8 @@ import (
 // ErrInUse is returned for a file that somebody else has locked. Nothing was changed.
 var ErrInUse = errors.New("the file is in use by another process")
 
-// Lock locks a file until it is closed: for writing against everybody else, otherwise against those that write. Only those that call
-// Lock take notice. Where the file system has no locks it does nothing.
+// Lock locks a file until it is closed: for writing, for which it has to be open, against everybody else, otherwise against those that
+// write. Only those that call Lock take notice. Where the file system has no locks it does nothing.
 func Lock(f *os.File, writing bool) error {
 	how := unix.LOCK_SH
 	if writing {

@@ -35,6 +35,11 @@ func Marker(name string) (uint8, error) {
 
 // SetMarker sets the marker. The batmap's header is one sector, so a crash leaves the old marker or the new one.
 func SetMarker(name string, marker uint8) error {
+	w, err := OpenWritable(name)
+	if err != nil {
+		return err
+	}
+	defer w.Close() // after an error; what it is closed for is told below
 	f, err := OpenFile(name) // what does not open is not written
 	if err != nil {
 		return err
@@ -52,10 +57,6 @@ func SetMarker(name string, marker uint8) error {
 	}
 	if !s.Batmap.Sum.Good() {
 		return fmt.Errorf("%s: %w; repair it first; nothing was changed", name, vhd.BatmapDamaged)
-	}
-	w, err := OpenWritable(name)
-	if err != nil {
-		return err
 	}
 	if _, err = w.WriteAt([]byte{marker}, s.Batmap.At+markerAt); err == nil {
 		err = w.Sync()
