@@ -239,11 +239,29 @@ func (s *Store) releaseLater() error {
 // held.
 func (s *Store) idle(vm VM, doing string) error {
 	for _, leaf := range vm.leaves() {
-		if s.written[leaf] {
+		if s.written[leaf] || s.occupied[leaf] {
 			return Running(vm.Name, doing)
 		}
 	}
 	return nil
+}
+
+// Occupy keeps a VM as it is though nobody has its disks open, until leave is called: a guest waits for them, and what it knows of their
+// content is not to become wrong meanwhile. They can be opened as always.
+func (s *Store) Occupy(vm VM) (leave func()) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	leaves := vm.leaves()
+	for _, l := range leaves {
+		s.occupied[l] = true
+	}
+	return func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		for _, l := range leaves {
+			delete(s.occupied, l)
+		}
+	}
 }
 
 // Running returns the problem that a VM runs, which keeps what doing says, such as "deleted", from being done with it.

@@ -33,16 +33,17 @@ type Store struct {
 	sites sites
 	gate  gate
 
-	mu      sync.Mutex            // one change of the records at a time, with the removal of what they no longer need
-	holders int                   // see Hold
-	later   []image.UUID          // to be removed when nobody holds or uses them any more
-	written map[image.UUID]bool   // leaves that are open for writing; see Live
-	used    map[image.UUID]*lease // the VHDs that are open in a Live, or being merged
+	mu       sync.Mutex            // one change of the records at a time, with the removal of what they no longer need
+	holders  int                   // see Hold
+	later    []image.UUID          // to be removed when nobody holds or uses them any more
+	written  map[image.UUID]bool   // leaves that are open for writing; see Live
+	occupied map[image.UUID]bool   // leaves of guests that wait for somebody to open them
+	used     map[image.UUID]*lease // the VHDs that are open in a Live, or being merged
 }
 
 // OpenStore opens the store in fsys, making its folders where they are missing, and tidies up what a crash left behind.
 func OpenStore(fsys durable.FS, now func() time.Time) (*Store, error) {
-	s := &Store{fsys: fsys, now: now, written: map[image.UUID]bool{}, used: map[image.UUID]*lease{}, boot: bootID()}
+	s := &Store{fsys: fsys, now: now, written: map[image.UUID]bool{}, occupied: map[image.UUID]bool{}, used: map[image.UUID]*lease{}, boot: bootID()}
 	for _, dir := range []string{disksDir, vmsDir, manifestsDir} {
 		if err := durable.MakeDir(fsys, dir, 0o700); err != nil {
 			return nil, fmt.Errorf("open store: %w", err)

@@ -277,7 +277,7 @@ func TestCodes(t *testing.T) {
 	}
 	// These take a hypervisor, or a machine without one, and are made by the tests of running VMs and by the command's scripts.
 	elsewhere := []string{
-		"DS-DEFINE", "DS-DEFINED", "DS-HYPERVISOR", "DS-NO-HYPERVISOR", "DS-NOT-RUNNING", "DS-OTHER-HYPERVISOR", "DS-RUNNING", "DS-STILL-RUNNING",
+		"DS-DEFINE", "DS-DEFINED", "DS-HYPERVISOR", "DS-NO-HYPERVISOR", "DS-NOT-RUNNING", "DS-OTHER-HYPERVISOR", "DS-RUNNING", "DS-STILL-RUNNING", "DS-STRANDED",
 	}
 	here := slices.DeleteFunc(own(t), func(code string) bool { return slices.Contains(elsewhere, code) })
 	if diff := cmp.Diff(here, slices.Sorted(maps.Keys(made))); diff != "" {

@@ -179,6 +179,9 @@ func (e *Engine) consoleOf(name string) (*console, error) {
 		return nil, err
 	}
 	r := e.runs(vm.ID)
+	if r != nil && r.stranded != nil {
+		return nil, r.stranded
+	}
 	if r == nil || r.console == nil {
 		return nil, notRunning(vm.Name)
 	}

@@ -264,8 +264,11 @@ func (e *Engine) goOnWith(vm deploy.VM) error {
 	return err
 }
 
-// waitsOf says what a VM that runs while it is downloaded waits for; "": for nothing.
+// waitsOf says what a VM that runs waits for: a download, or disks that cannot be opened; "": for nothing.
 func (e *Engine) waitsOf(id image.UUID) string {
+	if r := e.runs(id); r != nil && r.stranded != nil {
+		return r.why
+	}
 	e.mu.Lock()
 	v := e.earlies[id]
 	e.mu.Unlock()

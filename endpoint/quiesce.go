@@ -33,8 +33,8 @@ func (e *Engine) quiesce(ctx context.Context, vm image.UUID) (thaw func(), c ima
 		return func() {}, image.Stopped
 	}
 	crash := func() (func(), image.Consistency) { return func() {}, image.CrashConsistent }
-	if r.record.Hypervisor != QEMU {
-		return crash() // the agent is another hypervisor's to speak with
+	if r.record.Hypervisor != QEMU || r.stranded != nil {
+		return crash() // the agent is another hypervisor's to speak with, or waits for the disks
 	}
 	near, cancel := context.WithTimeout(ctx, e.agentTime)
 	defer cancel()

@@ -116,13 +116,12 @@ func (e *Engine) takeUp(vm deploy.VM, rec runRecord) error {
 		return e.offer(vm, rec)
 	}
 	if err := r.open(vm); err != nil {
+		r.strand(vm, err)
+		e.adopt(r)
 		return err
 	}
 	// Whoever died between the last two steps of a start left the guest held.
-	var st struct {
-		Status string `json:"status"`
-	}
-	if err := r.ask(e.live, "query-status", &st); err == nil && (st.Status == "prelaunch") {
+	if r.status(e.live) == "prelaunch" {
 		_ = r.command(e.live, "cont")
 	}
 	e.adopt(r)

@@ -71,7 +71,10 @@ type runningVM struct {
 	served      chan struct{} // closed when nobody is served any more
 	gone        chan struct{} // closed when it has ended and everything is done
 	exit        chan error    // gets how QEMU ended, when it is our child
-	stderr      *tail
+	// replace has another runningVM take over; watched is done then, and when the service ends.
+	replace context.CancelFunc
+	watched context.Context
+	stderr  *tail
 
 	mu      sync.Mutex
 	record  runRecord
@@ -161,6 +164,9 @@ func (e *Engine) RunVM(ctx context.Context, name string, o RunOptions) (VMInfo, 
 
 // goOn lets a VM that runs go on when it is paused.
 func (e *Engine) goOn(ctx context.Context, vm deploy.VM, r *runningVM, o RunOptions) (VMInfo, error) {
+	if o.Define == "" && r.stranded != nil {
+		return e.rescue(ctx, vm, r)
+	}
 	if o.Define == "" && r.state(ctx) == VMPaused {
 		if err := r.command(ctx, "cont"); err == nil {
 			return e.describe(vm)
@@ -329,6 +335,7 @@ func (r *runningVM) abandon() error {
 
 // adopt counts a VM among those that run, and watches over it.
 func (e *Engine) adopt(r *runningVM) {
+	r.watched, r.replace = context.WithCancel(e.live)
 	e.fleet.mu.Lock()
 	e.fleet.vms[r.record.VM] = r
 	e.fleet.mu.Unlock()
@@ -338,14 +345,15 @@ func (e *Engine) adopt(r *runningVM) {
 // supervise waits for the end of the VM, or of the service, which the VM outlives: then its guest waits for the next one.
 func (r *runningVM) supervise() {
 	e := r.e
-	err := r.record.Process.Wait(e.live)
+	defer r.replace()
+	err := r.record.Process.Wait(r.watched)
 	if err == nil && r.offered != nil {
-		err = r.offered.quiet(e.live) // the kernel's client of NBD has no process that stays
+		err = r.offered.quiet(r.watched) // the kernel's client of NBD has no process that stays
 	}
 	ended := err == nil
-	if err != nil && e.live.Err() == nil {
+	if err != nil && r.watched.Err() == nil {
 		e.log.Error("cannot watch over a VM", "vm", r.name, "error", err)
-		<-e.live.Done()
+		<-r.watched.Done()
 	}
 	r.stopServing()
 	r.letGo()
@@ -362,7 +370,9 @@ func (r *runningVM) supervise() {
 		e.ended(r)
 	}
 	e.fleet.mu.Lock()
-	delete(e.fleet.vms, r.record.VM)
+	if e.fleet.vms[r.record.VM] == r {
+		delete(e.fleet.vms, r.record.VM)
+	}
 	e.fleet.mu.Unlock()
 	close(r.gone)
 }
@@ -392,16 +402,14 @@ func (e *Engine) AwaitVM(ctx context.Context, name string) error {
 	if err != nil {
 		return err
 	}
-	r := e.runs(vm.ID)
-	if r == nil {
-		return nil
+	for r := e.runs(vm.ID); r != nil; r = e.runs(vm.ID) {
+		select {
+		case <-r.gone:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
 	}
-	select {
-	case <-r.gone:
-		return nil
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	}
+	return nil
 }
 
 // command has QEMU execute a command without arguments.
@@ -443,6 +451,9 @@ func (r *runningVM) ours() error {
 func (r *runningVM) state(ctx context.Context) RunState {
 	if r.offered != nil {
 		return VMRunning
+	}
+	if r.stranded != nil {
+		return VMPaused
 	}
 	switch r.status(ctx) {
 	case "running", "shutdown", "":

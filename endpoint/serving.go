@@ -37,6 +37,9 @@ type group struct {
 	early *early    // what the disks stand on while they are downloaded; nil: they are all here
 	left  sync.Once // the download
 	boot  deploy.BootRecorder
+	// stranded is why the disks are not open though the guest is there; nil: they are.
+	stranded error
+	why      string
 
 	mu sync.Mutex // one Swap at a time
 }
@@ -118,6 +121,9 @@ var errGone = errors.New("the VM does not run any more")
 
 // Swap implements deploy.Swapper.
 func (g *group) Swap(next func(now []image.UUID) (map[image.UUID]image.UUID, error)) error {
+	if g.stranded != nil {
+		return g.stranded
+	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	lives := make([]*disk.Live, len(g.disks))

@@ -53,6 +53,9 @@ func (e *Engine) StopVM(ctx context.Context, name string, force bool) error {
 
 // shutDown asks the guest to shut down, and waits until it has.
 func (r *runningVM) shutDown(ctx context.Context) error {
+	if r.stranded != nil {
+		return r.stranded
+	}
 	limit := r.e.powerDown
 	wait, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()

@@ -11,6 +11,7 @@ import (
 	"disksync/endpoint"
 	"disksync/image"
 	"disksync/internal/problem"
+	"disksync/internal/process"
 	"disksync/internal/testkit"
 	"disksync/internal/testkit/guest"
 )
@@ -132,4 +133,63 @@ func TestGuestStopsWithoutDisk(t *testing.T) {
 		t.Error(err)
 	}
 	guest.CheckRootClean(t, g.raw())
+}
+
+// TestGuestStranded: a guest whose disks the next service cannot open waits for them, and nobody takes its VM for one that is stopped. When
+// they are mended it goes on; by force it can be ended.
+func TestGuestStranded(t *testing.T) {
+	t.Parallel()
+	g := newGuests(t, image.Static, image.Machine{Memory: 192, CPUs: 1, Network: image.NoNetwork})
+	g.boot(endpoint.RunOptions{})
+	golden := g.vm().Disks[0].Base
+	if err := os.Truncate(golden, 64<<10); err != nil {
+		t.Fatal(err)
+	}
+	g.restart()
+	if vm := g.vm(); vm.Run.State != endpoint.VMPaused || vm.Run.Pid == 0 || !strings.Contains(vm.Waits, "system disk of VM vm: ") {
+		t.Errorf("the VM is %+v", vm)
+	}
+	_, exported := g.e.Export(t.Context(), "vm", image.System, nil, nil)
+	_, rolled := g.e.RollBack("vm")
+	for what, err := range map[string]error{"remove": g.e.Remove("vm"), "roll back": rolled, "export": exported} {
+		if code(t, err) != "DS-RUNNING" {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+	if _, err := g.e.Store().Renew("vm", map[image.Role]bool{image.System: true}); code(t, err) != "DS-RUNNING" {
+		t.Errorf("the store would begin anew: %v", err)
+	}
+	if _, s := g.fail(endpoint.Request{Kind: endpoint.Backup, VM: "vm"}); s.Problem.Code != "DS-STRANDED" {
+		t.Errorf("a backup said %+v", s.Problem)
+	}
+	_, started := g.e.RunVM(t.Context(), "vm", endpoint.RunOptions{})
+	for what, err := range map[string]error{"run": started, "stop": g.stopVM(), "console": g.e.HasConsole("vm")} {
+		if p := problem.Of(err); p == nil || p.Code != "DS-STRANDED" || !strings.Contains(p.Next, "verify vm --repair") || !strings.Contains(p.Next, "--force") {
+			t.Errorf("%s: %v", what, p)
+		}
+	}
+	g.finish(endpoint.Request{Kind: endpoint.Repair, VM: "vm"})
+	if _, err := g.e.RunVM(t.Context(), "vm", endpoint.RunOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	c := g.console()
+	c.Settle()
+	if got := c.Do("sha256sum </dev/vda1 >/dev/null && echo it goes on"); got != "it goes on" {
+		t.Errorf("the guest says %q", got)
+	}
+	c.Do("sync")
+	if err := os.Truncate(golden, 64<<10); err != nil {
+		t.Fatal(err)
+	}
+	g.restart()
+	pid := g.vm().Run.Pid
+	if err := g.e.StopVM(t.Context(), "vm", true); err != nil {
+		t.Fatal(err)
+	}
+	if run := g.vm().Run; run.State != endpoint.VMStopped {
+		t.Errorf("the VM is %+v", run)
+	}
+	if id, err := process.Of(pid); err == nil && id.Alive() {
+		t.Error("its process is there")
+	}
 }

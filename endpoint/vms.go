@@ -31,7 +31,7 @@ type VMInfo struct {
 	SaveChanges bool `json:"save_changes,omitempty"`
 	// Downloading says that the version is not all here yet; the VM may run meanwhile.
 	Downloading bool `json:"downloading,omitempty"`
-	// Waits says what it waits for then; empty: for nothing.
+	// Waits says what it waits for: a part of the download, or disks that cannot be opened; empty: for nothing.
 	Waits string `json:"waits,omitempty"`
 }
 
