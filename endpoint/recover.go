@@ -57,8 +57,15 @@ func (e *Engine) resumeVMs() error {
 func (e *Engine) resumeVM(id image.UUID, boot string) error {
 	rec, err := e.readRun(id)
 	if err != nil {
-		e.log.Warn("the record of a running VM is damaged and forgotten", "vm", id, "error", err)
-		return durable.Remove(e.fsys, runFile(id))
+		e.log.Warn("the record of a running VM is damaged", "vm", id, "error", err)
+		proc, ok := e.qemuOf(id)
+		if !ok {
+			return durable.Remove(e.fsys, runFile(id))
+		}
+		rec = runRecord{VM: id, Boot: boot, Hypervisor: QEMU, Process: proc, Since: e.now().UTC()}
+		if err := e.saveRun(rec); err != nil {
+			return err
+		}
 	}
 	vm, err := e.vmOf(id)
 	if err != nil {
@@ -84,22 +91,27 @@ func (e *Engine) resumeVM(id image.UUID, boot string) error {
 	return err
 }
 
-// endUnfinished ends a QEMU whose start did not come to its end: its guest was never let go.
-func (e *Engine) endUnfinished(vm image.UUID) {
+// qemuOf returns the QEMU that has a VM's sockets, by what it has left in the VM's folder.
+func (e *Engine) qemuOf(vm image.UUID) (id process.ID, ok bool) {
 	b, err := durable.ReadFile(e.fsys, vmDir(vm)+"/"+pidFile, 32)
 	if err != nil {
-		return
+		return id, false
 	}
 	pid, err := strconv.Atoi(strings.TrimSpace(string(b)))
 	if err != nil {
-		return
+		return id, false
 	}
-	id, err := process.Of(pid)
-	if err != nil {
-		return
+	if id, err = process.Of(pid); err != nil {
+		return id, false
 	}
 	line, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/cmdline")
-	if err != nil || !strings.Contains(string(line), e.socket(vm, hypervisor.DisksSocket)) {
+	return id, err == nil && strings.Contains(string(line), e.socket(vm, hypervisor.DisksSocket))
+}
+
+// endUnfinished ends a QEMU whose start did not come to its end: its guest was never let go.
+func (e *Engine) endUnfinished(vm image.UUID) {
+	id, ok := e.qemuOf(vm)
+	if !ok {
 		return
 	}
 	if err := id.Kill(); err != nil {

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -177,6 +178,14 @@ func TestGuestStranded(t *testing.T) {
 	if got := c.Do("sha256sum </dev/vda1 >/dev/null && echo it goes on"); got != "it goes on" {
 		t.Errorf("the guest says %q", got)
 	}
+	// A record that cannot be read does not hide it either.
+	g.close()
+	for _, name := range g.files("running", ".json") {
+		g.write(filepath.Join(g.dir, "running", name), []byte("{"))
+	}
+	g.open()
+	c = g.console()
+	c.Settle()
 	c.Do("sync")
 	if err := os.Truncate(golden, 64<<10); err != nil {
 		t.Fatal(err)
