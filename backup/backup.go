@@ -285,7 +285,7 @@ func (r *run) pack(ctx context.Context, w io.Writer, f *deploy.Frozen, start dep
 	res.Read = start.Count(f.Size())
 	r.Tally.Begin(deploy.StagePack, f.Role, f.Size())
 	out, err := layer.Encode(ctx, w, start.State, start.To, layer.EncodeOptions{
-		FromDisk: start.Disk, Changed: start.Changed, New: start.Bytes, Near: near(start), Fast: true, Progress: r.Tally.Done,
+		FromDisk: start.Disk, Changed: start.Changed, New: start.Bytes, Near: near(start), Fast: true, Workers: workers(start), Progress: r.Tally.Done,
 	})
 	res.State, res.Freed = out.State.ID(), start.To.LeftOut()
 	return out, err
@@ -298,6 +298,18 @@ const nearShare = 8
 func near(s deploy.Start) bool {
 	return s.Bytes < int64(s.State.DataBlocks())*image.BlockSize/nearShare
 }
+
+// workers returns how many processors pack: what is soon done is left to one, since each takes some 30 MiB for its tables, and somebody
+// works at the machine.
+func workers(s deploy.Start) int {
+	if s.Bytes < littleWork {
+		return 1
+	}
+	return 0
+}
+
+// littleWork is packed by one processor in a second or two.
+const littleWork = 32 << 20
 
 // upload sends a layer, unless the newest point has the disk, which then was sent before an interruption.
 func (r *run) upload(ctx context.Context, role image.Role, spool *os.File, out layer.Result) error {
