@@ -22,32 +22,30 @@ type child struct {
 	memory  []byte // shared with it
 	said    *lastWords
 	ended   chan struct{}
-	missing []string
+	loan    *loan // nil: it reads by itself
 	notes   []string
 	volumes []described
+
+	patience patience
 }
 
 // described is a volume as the child describes it.
 type described struct {
-	name string
-	info volume.Info
+	partition int // 0: the whole device
+	info      volume.Info
 }
 
-// start starts a child on an open device and waits until it has said what there is. An error that is remoteError is the child's answer.
-func start(device *os.File, command []string, timeout time.Duration) (_ *child, err error) {
-	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+// start starts a child on a device that is open, or on a socket on which it can read a disk. first then has to be called.
+func start(device *os.File, command []string) (_ *child, err error) {
+	ours, theirs, err := socketPair()
 	if err != nil {
-		return nil, fmt.Errorf("socket pair: %w", err)
+		return nil, err
 	}
-	theirs := os.NewFile(uintptr(pair[1]), "socket")
-	if err := unix.SetNonblock(pair[0], true); err != nil { // with deadlines
-		return nil, errors.Join(err, unix.Close(pair[0]), theirs.Close())
-	}
-	c := &child{sock: os.NewFile(uintptr(pair[0]), "socket"), said: &lastWords{}, ended: make(chan struct{})}
+	c := &child{sock: ours, said: &lastWords{}, ended: make(chan struct{}), patience: patience{sock: ours}}
 	defer func() {
 		if err != nil {
 			c.sock.Close()
-			c.unmap()
+			c.release()
 		}
 	}()
 	shared, err := c.share()
@@ -71,15 +69,19 @@ func start(device *os.File, command []string, timeout time.Duration) (_ *child, 
 		_ = c.cmd.Wait() // how it ended is in ProcessState
 		close(c.ended)
 	}()
-	err = c.greet(timeout)
-	if _, told := errors.AsType[*remoteError](err); err != nil && !told {
-		err = volume.Damaged("the program that reads the medium %s", c.why(err))
-	}
-	if err != nil {
-		c.kill()
-		return nil, err
-	}
 	return c, nil
+}
+
+// socketPair returns the two ends of a connection. Ours has deadlines.
+func socketPair() (ours, theirs *os.File, err error) {
+	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, nil, fmt.Errorf("socket pair: %w", err)
+	}
+	if err := unix.SetNonblock(pair[0], true); err != nil {
+		return nil, nil, errors.Join(err, unix.Close(pair[0]), unix.Close(pair[1]))
+	}
+	return os.NewFile(uintptr(pair[0]), "socket"), os.NewFile(uintptr(pair[1]), "socket"), nil
 }
 
 // share makes the memory for the bytes of files. Its size is sealed: to take it away under a reader would end this process.
@@ -102,36 +104,83 @@ func (c *child) share() (*os.File, error) {
 	return f, nil
 }
 
-func (c *child) unmap() {
+// release gives up what was shared with a process that was killed.
+func (c *child) release() {
 	if c.memory != nil {
 		_ = unix.Munmap(c.memory) // a mapping of ours
 		c.memory = nil
 	}
+	if c.loan != nil {
+		c.loan.end()
+	}
 }
 
-// greet reads the first message.
-func (c *child) greet(timeout time.Duration) error {
-	a, err := c.answer(timeout)
+// first waits for the greeting of a child, and asks it the first question, to which the answer has at most so many bytes. An error that is
+// remoteError is the child's answer; another, with why it ended in it, is about who. Either ends the child.
+func (c *child) first(op byte, who string, o Options, most int, read func(a *answer) error) error {
+	err := c.greeting(o)
+	if err == nil {
+		err = c.ask(&message{b: []byte{op}}, o.Timeout)
+	}
+	var a *answer
+	if err == nil {
+		a, err = c.answer(o.Timeout, most)
+	}
+	if err == nil {
+		err = read(a)
+	}
+	if err != nil && !c.told(err) {
+		err = fmt.Errorf("%s %s", who, c.why(err))
+	}
+	if err != nil {
+		c.kill()
+	}
+	return err
+}
+
+// told reports whether an error is one that the child tells, unlike one of the conversation with it.
+func (c *child) told(err error) bool {
+	told, ok := errors.AsType[*remoteError](err)
+	if ok && c.loan != nil {
+		c.loan.explain(told)
+	}
+	return ok
+}
+
+// greeting reads what a child says by itself: that it is one, and what could not be taken from it.
+func (c *child) greeting(o Options) error {
+	a, err := c.answer(o.Timeout, maxAnswer)
 	if err != nil {
 		return err
 	}
-	return c.introduction(a)
+	missing, err := readGreeting(a)
+	if len(missing) > 0 {
+		o.Log.Info("media and disks are read with fewer restrictions than there could be", "missing", missing)
+	}
+	return err
 }
 
-func (c *child) introduction(a *answer) error {
+func readGreeting(a *answer) (missing []string, err error) {
 	if string(a.take(len(magic))) != magic || a.u8() != version {
-		return errNonsense
+		return nil, errNonsense
 	}
+	missing = a.list()
+	if !a.ok() {
+		return nil, errNonsense
+	}
+	return missing, nil
+}
+
+// introduction reads what a child says of the volumes of its device.
+func (c *child) introduction(a *answer) error {
 	told := a.err()
-	for _, list := range []*[]string{&c.missing, &c.notes} {
-		for range a.u8() {
-			*list = append(*list, a.text(maxText))
-		}
-	}
+	c.notes = a.list()
 	for range min(a.u8(), maxVolumes) {
 		c.volumes = append(c.volumes, described{
-			name: a.text(maxText),
-			info: volume.Info{Type: a.text(maxText), Label: a.text(maxText), ID: a.text(maxText), BlockSize: int(a.u32())},
+			partition: int(a.u16()),
+			info: volume.Info{
+				Type: a.text(maxText), Label: a.text(maxText), ID: a.text(maxText), Note: a.text(maxText), BlockSize: int(a.u32()),
+			},
 		})
 	}
 	switch {
@@ -144,11 +193,11 @@ func (c *child) introduction(a *answer) error {
 }
 
 // answer waits for a message.
-func (c *child) answer(timeout time.Duration) (*answer, error) {
-	if err := c.sock.SetReadDeadline(time.Now().Add(timeout)); err != nil {
+func (c *child) answer(timeout time.Duration, most int) (*answer, error) {
+	if err := c.patience.begin(timeout); err != nil {
 		return nil, err
 	}
-	b, err := receive(c.sock, maxAnswer)
+	b, err := receive(c.sock, most)
 	if err != nil {
 		return nil, err
 	}
@@ -160,7 +209,7 @@ func (c *child) ask(m *message, timeout time.Duration) error {
 	if err := c.sock.SetWriteDeadline(time.Now().Add(timeout)); err != nil {
 		return err
 	}
-	return send(c.sock, m.b)
+	return send(c.sock, m)
 }
 
 // killTime is how long a process that was killed may take to end: one that waits for a drive ends when the drive has answered.

@@ -1,6 +1,7 @@
 package mediachild
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -11,14 +12,17 @@ import (
 	"sync/atomic"
 	"time"
 
+	"disksync/internal/remotedisk"
 	"disksync/volume"
+	"disksync/volume/detect"
 )
 
 // Options configures an Open. The zero value is ready for use.
 type Options struct {
 	// Command is the program that calls Serve, its name for itself, and its arguments; nil: this program, with the argument "read-media".
 	Command []string
-	// Timeout is how long the child may take for one answer; 0: two minutes, as drives try for long to read a bad sector.
+	// Timeout is how long the child may take for one answer; 0: two minutes, as drives try for long to read a bad sector, and ten for the map
+	// of a disk.
 	Timeout time.Duration
 	// Log is told what restrictions of the child this system lacks, and how a child ended; nil: nobody is.
 	Log *slog.Logger
@@ -27,15 +31,33 @@ type Options struct {
 // Argument is what this program is started with as a child.
 const Argument = "read-media"
 
-const defaultTimeout = 2 * time.Minute
+const (
+	readTime = 2 * time.Minute
+	mapTime  = 10 * time.Minute
+)
+
+// orElse returns the options with the defaults for what is not set.
+func (o Options) orElse(timeout time.Duration) Options {
+	if o.Command == nil {
+		o.Command = []string{"/proc/self/exe", os.Args[0], Argument}
+	}
+	if o.Timeout == 0 {
+		o.Timeout = timeout
+	}
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	return o
+}
 
 // maxStarts is how many children one device may use up.
 const maxStarts = 2
 
-// Device is a device or an image file that a child reads. It is safe for concurrent use.
+// Device is a device, an image file or a disk that a child reads. It is safe for concurrent use.
 type Device struct {
-	path    string
-	file    *os.File
+	name    string
+	start   func() (*child, error)
+	close   func() error
 	o       Options
 	volumes []*Volume
 	notes   []string
@@ -53,26 +75,34 @@ type Device struct {
 // Open starts a child for a block device, or for a regular file with the image of one. The error is what the child found, such as
 // volume.ErrOther when it holds no file system, or says that the device cannot be opened. The caller closes the Device.
 func Open(path string, o Options) (*Device, error) {
-	if o.Command == nil {
-		o.Command = []string{"/proc/self/exe", os.Args[0], Argument}
-	}
-	if o.Timeout == 0 {
-		o.Timeout = defaultTimeout
-	}
-	if o.Log == nil {
-		o.Log = slog.New(slog.DiscardHandler)
-	}
 	f, err := openDevice(path)
 	if err != nil {
 		return nil, err
 	}
-	d := &Device{path: path, file: f, o: o}
-	c, err := d.begin()
-	if err != nil {
-		return nil, errors.Join(err, f.Close())
+	o = o.orElse(readTime)
+	return open(&Device{name: path, start: func() (*child, error) { return start(f, o.Command) }, close: f.Close, o: o})
+}
+
+// OpenDisk is Open for a disk that this process can read, under a name for people. The child gets a socket on which it may read it; how long
+// that takes does not count as its time. The end of ctx closes the Device. The caller closes it before the disk; Close waits for a read of the
+// disk that is under way.
+func OpenDisk(ctx context.Context, name string, disk remotedisk.Source, o Options) (*Device, error) {
+	o = o.orElse(readTime)
+	d := &Device{name: name, start: func() (*child, error) { return startOn(disk, o.Command) }, o: o}
+	stop := context.AfterFunc(ctx, func() { d.Close() })
+	d.close = func() error {
+		stop()
+		return nil
 	}
-	if len(c.missing) > 0 {
-		o.Log.Info("media are read with fewer restrictions than there could be", "missing", c.missing)
+	return open(d)
+}
+
+func open(d *Device) (*Device, error) {
+	d.mu.Lock()
+	c, err := d.begin()
+	d.mu.Unlock()
+	if err != nil {
+		return nil, errors.Join(err, d.Close())
 	}
 	d.notes = c.notes
 	for i, v := range c.volumes {
@@ -87,11 +117,9 @@ func (d *Device) Volumes() []*Volume { return d.volumes }
 // Notes says what of the device cannot be read, for people.
 func (d *Device) Notes() []string { return d.notes }
 
-// Close ends the child. Who is reading then gets os.ErrClosed.
+// Close ends the child. Who is reading then gets os.ErrClosed, and so does who closes the Device again.
 func (d *Device) Close() error {
-	if d.closed.Swap(true) {
-		return os.ErrClosed
-	}
+	was := d.closed.Swap(true)
 	d.living.Lock()
 	if d.child != nil {
 		d.child.kill()
@@ -100,19 +128,33 @@ func (d *Device) Close() error {
 	d.mu.Lock() // whoever asked is told soon
 	defer d.mu.Unlock()
 	d.drop()
-	return d.file.Close()
+	if was {
+		return os.ErrClosed
+	}
+	return d.close()
 }
 
-// begin starts a child, with d.mu held or before anybody has d. Its failure is the last one.
+// begin starts a child, with d.mu held. Its failure is the last one.
 func (d *Device) begin() (*child, error) {
 	d.starts++
-	c, err := start(d.file, d.o.Command, d.o.Timeout)
+	c, err := d.start()
 	if err != nil {
 		return nil, err
 	}
 	d.living.Lock()
-	defer d.living.Unlock()
 	d.child = c
+	if d.closed.Load() {
+		c.kill()
+	}
+	d.living.Unlock()
+	err = c.first(opVolumes, "the program that reads its file systems", d.o, maxAnswer, c.introduction)
+	if err != nil {
+		d.drop()
+		if !c.told(err) {
+			err = volume.Damaged("%v", err)
+		}
+		return nil, err
+	}
 	return c, nil
 }
 
@@ -120,7 +162,7 @@ func (d *Device) drop() {
 	d.living.Lock()
 	defer d.living.Unlock()
 	if d.child != nil {
-		d.child.unmap()
+		d.child.release()
 		d.child = nil
 	}
 }
@@ -140,8 +182,11 @@ func (d *Device) do(talk func(c *child) error) error {
 		return d.dead
 	}
 	c := d.child
+	if c.loan != nil {
+		c.loan.failed.Store(nil)
+	}
 	err := talk(c)
-	if _, told := errors.AsType[*remoteError](err); err == nil || told || err == os.ErrClosed { // the file's, not the socket's
+	if err == nil || c.told(err) || err == os.ErrClosed { // the file's, not the socket's
 		return err
 	}
 	why := c.why(err)
@@ -150,8 +195,8 @@ func (d *Device) do(talk func(c *child) error) error {
 	if d.closed.Load() {
 		return os.ErrClosed
 	}
-	d.o.Log.Warn("the program that reads a medium was given up", "medium", d.path, "it", why)
-	err = volume.Damaged("the program that reads the medium %s", why)
+	d.o.Log.Warn("the program that reads a medium was given up", "medium", d.name, "it", why)
+	err = volume.Damaged("the program that reads its file systems %s", why)
 	if d.starts >= maxStarts {
 		d.dead = err
 	}
@@ -182,7 +227,7 @@ func (d *Device) exchange(c *child, m *message, read func(a *answer) error) erro
 	if err := c.ask(m, d.o.Timeout); err != nil {
 		return err
 	}
-	a, err := c.answer(d.o.Timeout)
+	a, err := c.answer(d.o.Timeout, maxAnswer)
 	if err != nil {
 		return err
 	}
@@ -208,7 +253,10 @@ type Volume struct {
 var _ volume.Volume = (*Volume)(nil)
 
 // Name returns its place on the device for people, as "partition 1"; "" when it is the whole device.
-func (v *Volume) Name() string { return v.name }
+func (v *Volume) Name() string { return detect.Found{Partition: v.partition}.Name() }
+
+// Partition returns the number of the partition that it is; 0 when it is the whole device.
+func (v *Volume) Partition() int { return v.partition }
 
 // Info implements volume.Volume.
 func (v *Volume) Info() volume.Info { return v.info }
@@ -395,7 +443,7 @@ func (f *file) read(c *child, p []byte, off int64) (n int, err error) {
 		if i == asked {
 			break
 		}
-		a, err := c.answer(d.o.Timeout)
+		a, err := c.answer(d.o.Timeout, maxAnswer)
 		if err != nil {
 			return n, err
 		}

@@ -296,7 +296,7 @@ func TestWhatIsNoDevice(t *testing.T) {
 	if _, err := mediachild.Open(filepath.Join(dir, "nothing"), options(t, "")); !errors.Is(err, fs.ErrNotExist) {
 		t.Error(err)
 	}
-	if err := mediachild.Serve(nil); err == nil {
+	if err := mediachild.Serve(mediachild.Readers{}); err == nil {
 		t.Error("a program that nobody started as a child serves")
 	}
 }

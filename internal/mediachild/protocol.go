@@ -20,7 +20,8 @@ const (
 
 	maxRequest  = 64 << 10
 	maxAnswer   = 16 << 20 // a folder of volume.MaxEntries names
-	maxText     = 1024     // bytes of an error or a note
+	maxText     = 1024     // bytes of the text of an error or a note
+	maxError    = 5 + maxText
 	maxNotes    = 64
 	maxVolumes  = 16
 	maxFiles    = 1024 // open at a time
@@ -31,11 +32,13 @@ const (
 
 // The requests: a byte for what is wanted, then
 const (
-	opList  = 'l' // volume 1, name: answered with entries, each folder 1, size 8, name
-	opOpen  = 'o' // volume 1, name: file 4, size 8
-	opRead  = 'r' // file 4, offset 8, length 4, slot 1, batch 4: count 4. After an error the rest of a batch is not tried.
-	opPlace = 'p' // file 4, offset 8: place 8
-	opClose = 'c' // file 4
+	opVolumes = 'v' // notes, as a number 1 and texts, and volumes, each partition 2, type, label, id, note, and size of blocks 4
+	opMap     = 'm' // the map of what is free, as diskmap.Map.Encode has it
+	opList    = 'l' // volume 1, name: answered with entries, each folder 1, size 8, name
+	opOpen    = 'o' // volume 1, name: file 4, size 8
+	opRead    = 'r' // file 4, offset 8, length 4, slot 1, batch 4: count 4. After an error the rest of a batch is not tried.
+	opPlace   = 'p' // file 4, offset 8: place 8
+	opClose   = 'c' // file 4
 )
 
 // Kinds of errors in an answer: a byte, the error's number in 2 bytes, and its text. What else an answer says follows.
@@ -75,7 +78,10 @@ func (e *remoteError) Error() string   { return e.text }
 func (e *remoteError) Unwrap() []error { return e.is }
 
 // message is one that is being written.
-type message struct{ b []byte }
+type message struct {
+	b    []byte
+	tail [][]byte // what follows, and is not copied
+}
 
 func (m *message) u8(v byte)    { m.b = append(m.b, v) }
 func (m *message) u16(v uint16) { m.b = binary.BigEndian.AppendUint16(m.b, v) }
@@ -85,6 +91,15 @@ func (m *message) text(s string, most int) {
 	s = s[:min(len(s), most)]
 	m.u16(uint16(len(s)))
 	m.b = append(m.b, s...)
+}
+
+// list writes texts, up to maxNotes of them.
+func (m *message) list(texts []string) {
+	texts = texts[:min(len(texts), maxNotes)]
+	m.u8(byte(len(texts)))
+	for _, s := range texts {
+		m.text(s, maxText)
+	}
 }
 
 func (m *message) err(err error) {
@@ -135,6 +150,14 @@ func (a *answer) text(most int) string {
 	return string(a.take(n))
 }
 
+// list reads texts.
+func (a *answer) list() (texts []string) {
+	for range a.u8() {
+		texts = append(texts, a.text(maxText))
+	}
+	return texts
+}
+
 func (a *answer) ok() bool { return !a.bad && len(a.b) == 0 }
 
 // err reads an error.
@@ -157,8 +180,17 @@ func (a *answer) err() error {
 }
 
 // send writes a message.
-func send(w io.Writer, b []byte) error {
-	_, err := w.Write(append(binary.BigEndian.AppendUint32(make([]byte, 0, 4+len(b)), uint32(len(b))), b...))
+func send(w io.Writer, m *message) error {
+	n := len(m.b)
+	for _, p := range m.tail {
+		n += len(p)
+	}
+	_, err := w.Write(append(binary.BigEndian.AppendUint32(make([]byte, 0, 4+len(m.b)), uint32(n)), m.b...))
+	for _, p := range m.tail {
+		if err == nil {
+			_, err = w.Write(p)
+		}
+	}
 	return err
 }
 

@@ -10,6 +10,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"disksync/diskmap"
+	"disksync/internal/remotedisk"
 	"disksync/volume"
 	"disksync/volume/detect"
 )
@@ -21,12 +23,17 @@ const (
 	memoryFD = 5
 )
 
-// Opener finds the volumes of a device, as detect.Volumes does.
-type Opener func(*volume.Device) ([]detect.Found, []string, error)
+// Readers make sense of a device.
+type Readers struct {
+	// Volumes finds the volumes of a device, as detect.Volumes does.
+	Volumes func(*volume.Device) ([]detect.Found, []string, error)
+	// Map finds out what of a disk is free, as diskmap.Scan does.
+	Map func(diskmap.Disk) (*diskmap.Map, error)
+}
 
-// Serve is the life of a child: it gives up its rights, opens the volumes of the device, and answers until the parent goes away, which
-// ends the process. It returns only when it was not started as a child.
-func Serve(open Opener) error {
+// Serve is the life of a child: it gives up its rights, and answers what is asked of the device until the parent goes away, which ends the
+// process. It returns only when it was not started as a child.
+func Serve(r Readers) error {
 	var st unix.Stat_t
 	for _, fd := range []int{deviceFD, socketFD, memoryFD} {
 		if err := unix.Fstat(fd, &st); err != nil {
@@ -34,7 +41,7 @@ func Serve(open Opener) error {
 		}
 		unix.CloseOnExec(fd)
 	}
-	size, err := unix.Seek(deviceFD, 0, io.SeekEnd)
+	device, err := given()
 	if err != nil || st.Size != sharedBytes {
 		return errNoParent
 	}
@@ -42,9 +49,26 @@ func Serve(open Opener) error {
 	if err != nil {
 		return fmt.Errorf("memory: %w", err)
 	}
-	s := &server{device: volume.NewDevice(descriptor(deviceFD), size), open: open, memory: shared, files: map[uint32]volume.File{}}
+	s := &server{device: device, readers: r, memory: shared, files: map[uint32]volume.File{}}
 	s.run(confine())
 	return nil
+}
+
+// given returns what there is to read: what is open, or what the parent reads for the child.
+func given() (*volume.Device, error) {
+	var st unix.Stat_t
+	if err := unix.Fstat(deviceFD, &st); err != nil {
+		return nil, err
+	}
+	if st.Mode&unix.S_IFMT == unix.S_IFSOCK {
+		d, err := remotedisk.Open(descriptor(deviceFD))
+		if err != nil {
+			return nil, err
+		}
+		return volume.NewDevice(d, d.Size()), nil
+	}
+	size, err := unix.Seek(deviceFD, 0, io.SeekEnd)
+	return volume.NewDevice(descriptor(deviceFD), size), err
 }
 
 var errNoParent = errors.New("this command is for disksyncmgr itself, which starts it to read media")
@@ -104,7 +128,7 @@ func (d descriptor) Write(p []byte) (int, error) {
 
 type server struct {
 	device  *volume.Device
-	open    Opener
+	readers Readers
 	memory  []byte
 	volumes []detect.Found
 	files   map[uint32]volume.File
@@ -125,13 +149,14 @@ func (s *server) run(missing []string) {
 		}
 	}()
 	reply := func(m *message) {
-		if err := send(descriptor(socketFD), m.b); err != nil {
+		if err := send(descriptor(socketFD), m); err != nil {
 			os.Exit(0)
 		}
 	}
-	found, notes, err := s.open(s.device)
-	s.volumes = found[:min(len(found), maxVolumes)]
-	reply(s.hello(missing, notes, err))
+	hello := &message{b: []byte(magic)}
+	hello.u8(version)
+	hello.list(missing)
+	reply(hello)
 	for b := range requests {
 		m := &message{}
 		s.answer(&answer{b: b}, m)
@@ -139,32 +164,34 @@ func (s *server) run(missing []string) {
 	}
 }
 
-// hello is the first message: what could not be given up, and what there is.
-func (s *server) hello(missing, notes []string, err error) *message {
-	m := &message{b: []byte(magic)}
-	m.u8(version)
+// introduce opens the volumes and describes them.
+func (s *server) introduce(m *message) {
+	found, notes, err := s.readers.Volumes(s.device)
+	s.volumes = found[:min(len(found), maxVolumes)]
 	m.err(err)
-	for _, list := range [][]string{missing, notes} {
-		list = list[:min(len(list), maxNotes)]
-		m.u8(byte(len(list)))
-		for _, s := range list {
-			m.text(s, maxText)
-		}
-	}
+	m.list(notes)
 	m.u8(byte(len(s.volumes)))
 	for _, v := range s.volumes {
 		i := v.Info()
-		m.text(v.Name(), maxText)
+		m.u16(uint16(v.Partition))
 		m.text(i.Type, maxText)
 		m.text(i.Label, maxText)
 		m.text(i.ID, maxText)
+		m.text(i.Note, maxText)
 		m.u32(uint32(i.BlockSize))
 	}
-	return m
 }
 
 func (s *server) answer(a *answer, m *message) {
 	switch op := a.u8(); op {
+	case opVolumes:
+		s.introduce(m)
+	case opMap:
+		free, err := s.readers.Map(s.device)
+		m.err(err)
+		if err == nil {
+			m.tail = free.Encode()
+		}
 	case opList:
 		v, name := s.volume(a), a.text(maxRequest)
 		var entries []volume.Entry

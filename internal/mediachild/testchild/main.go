@@ -4,6 +4,8 @@ package main
 
 import (
 	"bytes"
+	"encoding/binary"
+	"errors"
 	"fmt"
 	"os"
 	"runtime"
@@ -13,6 +15,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"disksync/diskmap"
 	"disksync/internal/mediachild"
 	"disksync/volume"
 	"disksync/volume/detect"
@@ -35,21 +38,96 @@ func main() {
 			}
 		}
 	}
-	err := mediachild.Serve(func(d *volume.Device) ([]detect.Found, []string, error) {
+	volumes := func(d *volume.Device) ([]detect.Found, []string, error) {
 		switch how {
 		case "panic":
 			panic("the file system is too odd")
 		case "bomb":
 			bomb()
+		case "loop":
+			// Reads once, and then makes nothing of it.
+			_, err := d.ReadAt(make([]byte, 1), 0)
+			for n := 0; err == nil; n++ {
+				runtime.KeepAlive(n)
+			}
 		case "other":
 			return nil, nil, fmt.Errorf("%w that can be read: it is odd", volume.ErrOther)
 		case "many":
 			return make2000(d)
 		}
 		return []detect.Found{{Partition: 1, Volume: &odd{d}}}, []string{"partition 2: odd"}, nil
-	})
+	}
+	err := mediachild.Serve(mediachild.Readers{Volumes: volumes, Map: func(d diskmap.Disk) (*diskmap.Map, error) { return mapOf(how, d) }})
 	fmt.Fprintln(os.Stderr, err)
 	os.Exit(2)
+}
+
+// mapOf finds out what of a disk is free, or fails.
+func mapOf(how string, d diskmap.Disk) (*diskmap.Map, error) {
+	switch how {
+	case "panic":
+		panic("the disk is too odd")
+	case "hang":
+		select {}
+	case "bomb":
+		bomb()
+	case "exit":
+		os.Exit(0)
+	case "kill":
+		// As the kernel does where memory is short.
+		return nil, unix.Tgkill(os.Getpid(), os.Getpid(), unix.SIGKILL)
+	case "read":
+		// For ever, as one that was taken over may.
+		for b := make([]byte, 1<<20); ; {
+			if _, err := d.ReadAt(b, 0); err != nil {
+				return nil, err
+			}
+		}
+	case "stall":
+		// Asks for what it never takes.
+		request := append(make([]byte, 8), 0, 0x10, 0, 0)
+		for {
+			if _, err := unix.Write(3, request); err != nil {
+				return nil, err
+			}
+		}
+	case "forbidden":
+		return nil, errors.New(forbidden())
+	case "error":
+		return nil, errors.New(strings.Repeat("odd ", 1000))
+	case "false":
+		// What is answered is a map of a disk, but not of this one.
+		return diskmap.Scan(twice{d})
+	case "lie":
+		return allFree(d.Size())
+	}
+	return diskmap.Scan(d)
+}
+
+// allFree is a map by which nothing of a disk is used.
+func allFree(size int64) (*diskmap.Map, error) {
+	b := []byte{0, 0, 0, 1}
+	for _, s := range []string{"the disk", string(diskmap.Ext4), ""} {
+		b = append(binary.BigEndian.AppendUint32(b, uint32(len(s))), s...)
+	}
+	const unit = 4096
+	for _, n := range []int64{0, size, 0, unit, size / unit} {
+		b = binary.BigEndian.AppendUint64(b, uint64(n))
+	}
+	return diskmap.Parse(append(b, bytes.Repeat([]byte{0xff}, int((size/unit+63)/64*8))...), size)
+}
+
+// twice is a disk that is said to be larger than it is.
+type twice struct{ diskmap.Disk }
+
+func (t twice) Size() int64 { return 2 * t.Disk.Size() }
+
+func (t twice) ReadAt(p []byte, off int64) (int, error) {
+	clear(p)
+	if half := t.Disk.Size(); off < half {
+		return t.Disk.ReadAt(p[:min(int64(len(p)), half-off)], off)
+	}
+	return len(p), nil
 }
 
 func make2000(d *volume.Device) (found []detect.Found, notes []string, err error) {
