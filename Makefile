@@ -13,7 +13,7 @@ FUZZTIME ?= 10m
 PARSERS = \
 	vhd:FuzzOpen vhd:FuzzChain vhd:FuzzCheck vhd:FuzzRepair vhd:FuzzLog disk/nbd:FuzzServe vhd/vhdfile:FuzzInspect layer:FuzzReadIndex layer:FuzzReadPiece \
 	layer:FuzzDifference agefile:FuzzOpen internal/lzma:FuzzDecode internal/limit:FuzzParse image:FuzzVerifyManifest image:FuzzParseState \
-	cache:FuzzScan media/disc:FuzzOpen diskmap:FuzzScan volume/udf:FuzzOpen volume/iso9660:FuzzOpen volume/fat:FuzzOpen volume/exfat:FuzzOpen \
+	cache:FuzzScan media/disc:FuzzOpen diskmap:FuzzScan diskmap:FuzzParse volume/udf:FuzzOpen volume/iso9660:FuzzOpen volume/fat:FuzzOpen volume/exfat:FuzzOpen \
 	volume/ext:FuzzOpen volume/ntfs:FuzzOpen volume/table:FuzzPartitions internal/mediachild:FuzzAnswers syncclient:FuzzParts \
 	xec:FuzzParseValue xec:FuzzParseObject
 

@@ -14,6 +14,7 @@ import (
 	"disksync/image"
 	"disksync/internal/durable"
 	"disksync/internal/limit"
+	"disksync/internal/mediachild"
 	"disksync/internal/problem"
 	"disksync/layer"
 	"disksync/syncclient"
@@ -32,6 +33,8 @@ type Job struct {
 	Tally *deploy.Tally
 	// AllBlocks keeps what the file systems call free; without it that is zeros, where they are in order.
 	AllBlocks bool
+	// Reader finds out what of the disks is free.
+	Reader mediachild.Options
 	// Ask calls do until the Synchronizer answers, as long as the line is merely interrupted.
 	Ask func(ctx context.Context, do func() error) error
 }
@@ -253,7 +256,7 @@ func (r *run) add(d DiskResult) {
 // layer makes the layer from a state to a disk and sends it.
 func (r *run) layer(ctx context.Context, f *deploy.Frozen, from image.StateID) error {
 	res := DiskResult{Role: f.Role, From: from}
-	start, err := f.Since(ctx, from, r.free(f, &res))
+	start, err := f.Since(ctx, from, r.free(ctx, f, &res))
 	if err != nil {
 		return err
 	}

@@ -1,16 +1,19 @@
 package backup
 
 import (
+	"context"
 	"fmt"
 
 	"disksync/deploy"
 	"disksync/diskmap"
 	"disksync/image"
+	"disksync/internal/mediachild"
 )
 
 // free finds out what of a frozen disk is free, and notes of what that cannot be told, and why. Nothing is when the VM was running and its
-// file systems were not brought in order: what they say of themselves then may be older than what they have written.
-func (r *run) free(f *deploy.Frozen, res *DiskResult) deploy.Free {
+// file systems were not brought in order: what they say of themselves then may be older than what they have written. A guest chooses every
+// byte of them, so a child reads them; where that fails, nothing is free.
+func (r *run) free(ctx context.Context, f *deploy.Frozen, res *DiskResult) deploy.Free {
 	switch {
 	case r.AllBlocks:
 		return nil
@@ -18,7 +21,7 @@ func (r *run) free(f *deploy.Frozen, res *DiskResult) deploy.Free {
 		res.Kept = append(res.Kept, "all volumes: the VM was running, and no guest agent brought its file systems in order")
 		return nil
 	}
-	m, err := diskmap.Scan(f)
+	m, err := mediachild.Map(ctx, f, r.Reader)
 	if err != nil {
 		res.Kept = append(res.Kept, "all volumes: "+err.Error())
 		return nil

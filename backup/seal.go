@@ -217,7 +217,7 @@ func (r *run) sealedLayer(ctx context.Context, f *deploy.Frozen, starts []image.
 // sealLayer packs and encrypts the layer from a state to a disk. Only when all of it is on the storage the file gets its name.
 func (r *run) sealLayer(ctx context.Context, f *deploy.Frozen, from image.StateID) (*spooled, error) {
 	res := DiskResult{Role: f.Role, From: from}
-	start, err := f.Since(ctx, from, r.free(f, &res))
+	start, err := f.Since(ctx, from, r.free(ctx, f, &res))
 	if err != nil {
 		return nil, err
 	}
@@ -343,7 +343,7 @@ func (r *run) reopen(ctx context.Context, sp *spooled, f *deploy.Frozen) error {
 		return err
 	}
 	var res DiskResult
-	start, err := f.Since(ctx, sp.Ref.From, r.free(f, &res))
+	start, err := f.Since(ctx, sp.Ref.From, r.free(ctx, f, &res))
 	if err != nil {
 		return err
 	}

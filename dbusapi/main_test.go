@@ -7,7 +7,7 @@ import (
 	"disksync/internal/testkit"
 )
 
-// shipped is the program that the bus starts.
+// shipped is the program that the bus starts, and that reads disks.
 var shipped = testkit.NewShipped("cmd/disksyncmgr")
 
 func TestMain(m *testing.M) {

@@ -16,6 +16,7 @@ import (
 	"disksync/endpoint"
 	"disksync/image"
 	"disksync/internal/problem"
+	"disksync/internal/remotedisk"
 	"disksync/syncclient"
 )
 
@@ -173,7 +174,7 @@ func (s *server) openDisk(vm string, point uint32, role string, sender dbus.Send
 		}
 		s.openDisks.Add(-1)
 	}
-	name, err := s.offerConn(uid, func(conn *net.UnixConn) error { return serveReads(conn, v) }, done)
+	name, err := s.offerConn(uid, func(conn *net.UnixConn) error { return remotedisk.Serve(conn, v) }, done)
 	if err != nil {
 		done()
 	}

@@ -19,6 +19,7 @@ import (
 	"disksync/cache"
 	"disksync/dbusapi"
 	"disksync/endpoint"
+	"disksync/internal/mediachild"
 	"disksync/internal/testkit"
 	"disksync/internal/testkit/lab"
 	"disksync/xec"
@@ -108,7 +109,8 @@ func (r *rig) logger() *slog.Logger {
 
 // options are those of an engine that sees no media of this machine.
 func (r *rig) options() endpoint.Options {
-	return endpoint.Options{Dir: r.dir, Log: r.logger(), Finder: noMedia(r.t)}
+	return endpoint.Options{Dir: r.dir, Log: r.logger(), Finder: noMedia(r.t),
+		Reader: []string{shipped.Path(r.t, "disksyncmgr"), "disksyncmgr", mediachild.Argument}}
 }
 
 func noMedia(t *testing.T) cache.Finder {

@@ -4,11 +4,13 @@ import (
 	"bytes"
 	"compress/gzip"
 	"encoding/binary"
+	"errors"
 	"io"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"testing"
 
@@ -67,6 +69,25 @@ func sane(t testing.TB, b []byte, m *diskmap.Map) {
 	}
 }
 
+// travels fails the test unless a map of a disk is the same after it went to another process.
+func travels(t testing.TB, b []byte, m *diskmap.Map) {
+	t.Helper()
+	encoded := bytes.Join(m.Encode(), nil)
+	there, err := diskmap.Parse(encoded, int64(len(b)))
+	if err != nil || len(encoded) > diskmap.MaxEncoded(int64(len(b))) {
+		t.Fatalf("%d bytes: %v", len(encoded), err)
+	}
+	if !slices.Equal(there.Volumes(), m.Volumes()) {
+		t.Fatalf("%+v became %+v", m.Volumes(), there.Volumes())
+	}
+	want, got := bytes.Clone(b), bytes.Clone(b)
+	m.Clear(want, 0)
+	there.Clear(got, 0)
+	if !bytes.Equal(want, got) {
+		t.Fatal("something else is free")
+	}
+}
+
 // patched returns a disk with some bytes changed: each patch is a place, a number of bytes to be changed, and the value.
 func patched(base, patches []byte) []byte {
 	b := bytes.Clone(base)
@@ -113,7 +134,78 @@ func FuzzScan(f *testing.F) {
 			t.Fatal(err)
 		}
 		sane(t, b, m)
+		travels(t, b, m)
 	})
+}
+
+// FuzzParse: nobody who says what is free of a disk makes its reader panic, or believe what cannot be.
+func FuzzParse(f *testing.F) {
+	_, disks := seeds(f)
+	for _, b := range disks {
+		f.Add(bytes.Join(scan(f, inMemory(b)).Encode(), nil), int64(len(b)))
+	}
+	f.Fuzz(func(t *testing.T, encoded []byte, size int64) {
+		const most = 64 << 20 // of the disk: more takes time only
+		m, err := diskmap.Parse(encoded, size)
+		if err == nil && size <= most {
+			sane(t, make([]byte, max(size, 0)), m)
+		}
+		if err != nil && !errors.Is(err, diskmap.ErrMap) {
+			t.Fatal(err)
+		}
+	})
+}
+
+// TestLies: what says of itself that it is a map of a disk and cannot be is refused.
+func TestLies(t *testing.T) {
+	const size = 1 << 20
+	be := binary.BigEndian
+	volume := func(kept string, n ...int64) []byte {
+		var b []byte
+		for _, s := range []string{"partition 1", "ext4", kept} {
+			b = append(be.AppendUint32(b, uint32(len(s))), s...)
+		}
+		for _, v := range n {
+			b = be.AppendUint64(b, uint64(v))
+		}
+		return b
+	}
+	encoded := func(bits int, volumes ...[]byte) []byte {
+		b := append(be.AppendUint32(nil, uint32(len(volumes))), bytes.Join(volumes, nil)...)
+		return append(b, bytes.Repeat([]byte{0xff}, bits)...)
+	}
+	good := encoded(16, volume("", 0, 1<<19, 0, 4096, 3), volume("odd", 1<<19, 4096, 0, 0, 0), volume("", 600<<10, 424<<10, 601<<10, 1024, 5))
+	m, err := diskmap.Parse(good, size)
+	if err != nil || m.Free() != 3*4096+5*1024 {
+		t.Fatalf("%+v, %v", m, err)
+	}
+	for name, b := range map[string][]byte{
+		"nothing":             nil,
+		"cut off":             good[:len(good)-1],
+		"more":                append(bytes.Clone(good), 0),
+		"too many":            encoded(0, make([][]byte, 1025)...),
+		"endless text":        be.AppendUint32([]byte{0, 0, 0, 1}, 1<<31),
+		"beyond the disk":     encoded(0, volume("", 4096, size, 0, 0, 0)),
+		"before the disk":     encoded(0, volume("", -4096, 8192, 0, 0, 0)),
+		"negative size":       encoded(0, volume("", 4096, -1, 0, 0, 0)),
+		"overflow":            encoded(0, volume("", 4096, 1<<63-1, 0, 0, 0)),
+		"not in order":        encoded(0, volume("", 1<<19, 4096, 0, 0, 0), volume("", 0, 4096, 0, 0, 0)),
+		"overlap":             encoded(0, volume("", 0, 8192, 0, 0, 0), volume("", 4096, 4096, 0, 0, 0)),
+		"kept, and free":      encoded(8, volume("odd", 0, 1<<19, 0, 4096, 1)),
+		"free beyond":         encoded(8, volume("", 0, 1<<19, 0, 4096, 129)),
+		"free before":         encoded(8, volume("", 8192, 8192, 4096, 4096, 1)),
+		"free behind":         encoded(8, volume("", 0, 8192, 16384, 4096, 1)),
+		"units overflow":      encoded(8, volume("", 0, 1<<19, 0, 1<<62, 4)),
+		"units too small":     encoded(8, volume("", 0, 1<<19, 0, 1, 64)),
+		"units negative":      encoded(8, volume("", 0, 1<<19, 0, -4096, 1)),
+		"number negative":     encoded(8, volume("", 0, 1<<19, 0, 4096, -64)),
+		"fewer than it says":  encoded(0, volume("", 0, 1<<19, 0, 4096, 1)),
+		"as many as there is": encoded(0, volume("", 0, 1<<62, 0, 512, 1<<53)),
+	} {
+		if m, err := diskmap.Parse(b, size); !errors.Is(err, diskmap.ErrMap) {
+			t.Errorf("%s: %+v, %v", name, m, err)
+		}
+	}
 }
 
 // TestSeeds: the disks that fuzzing begins with are good, each in its way.
@@ -125,6 +217,7 @@ func TestSeeds(t *testing.T) {
 			t.Errorf("%s: %s: %+v", names[i], got, m.Volumes())
 		}
 		sane(t, b, m)
+		travels(t, b, m)
 	}
 }
 
@@ -148,7 +241,9 @@ func TestHostile(t *testing.T) {
 			patches = append(patches, byte(r.IntN(8)), byte(r.IntN(256)))
 		}
 		b := patched(base, patches)
-		sane(t, b, scan(t, inMemory(b)))
+		m := scan(t, inMemory(b))
+		sane(t, b, m)
+		travels(t, b, m)
 	}
 }
 

@@ -10,6 +10,6 @@ func (m *Map) Keep(which func(Volume) bool, why string) {
 			continue
 		}
 		v.Kept, v.Free = why, 0
-		m.zones = slices.DeleteFunc(m.zones, func(z *zone) bool { return z.start >= v.Offset && z.start < v.Offset+v.Size })
+		m.zones = slices.DeleteFunc(m.zones, func(z *zone) bool { return z.in(*v) })
 	}
 }

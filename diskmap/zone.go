@@ -15,6 +15,9 @@ type zone struct {
 
 func (z *zone) end() int64 { return z.start + z.n*z.unit }
 
+// in reports whether it is the zone of a volume.
+func (z *zone) in(v Volume) bool { return z.start >= v.Offset && z.start < v.Offset+v.Size }
+
 func (z *zone) isFree(i int64) bool { return z.free[i/8]>>(i%8)&1 != 0 }
 
 // load takes a piece of an allocation map, in which a set bit means that a unit is used. first must be a multiple of 8.

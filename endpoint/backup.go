@@ -65,7 +65,7 @@ func (o *Operation) backUp(ctx context.Context, r Request, start time.Time) erro
 	j := &backup.Job{
 		Client: m.client, Store: e.store, VM: vm, Spool: filepath.Join(e.dir, spoolDir), Tally: o.tally, Ask: m.ask,
 		Seal:      func(encrypt bool, escrow []string) (*backup.Seal, error) { return o.sealing(vm, encrypt, escrow) },
-		AllBlocks: r.AllBlocks,
+		AllBlocks: r.AllBlocks, Reader: e.child(),
 	}
 	res, err := j.Run(ctx)
 	if err != nil {

@@ -7,12 +7,15 @@ import (
 	"disksync/internal/mediachild"
 )
 
+// child is how the children are started that read what others have written.
+func (e *Engine) child() mediachild.Options { return mediachild.Options{Command: e.reader, Log: e.log} }
+
 // look looks through a medium: in its folder, or, where nothing is mounted, on its device, which a child reads.
 func (e *Engine) look(ctx context.Context, m cache.Medium) (*cache.Inventory, error) {
 	if m.Dir != "" || m.Device == "" {
 		return cache.Scan(ctx, m)
 	}
-	d, err := mediachild.Open(m.Device, mediachild.Options{Command: e.reader, Log: e.log})
+	d, err := mediachild.Open(m.Device, e.child())
 	if err != nil {
 		return nil, err
 	}

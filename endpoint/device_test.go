@@ -21,21 +21,13 @@ import (
 	"disksync/volume/volumetest"
 )
 
-// shipped is the program that reads devices and image files.
-var shipped = testkit.NewShipped("cmd/disksyncmgr")
+// shipped is the program that reads devices, image files and disks.
+var shipped = testkit.NewShipped("cmd/disksyncmgr", "internal/mediachild/testchild")
 
 func TestMain(m *testing.M) {
 	code := m.Run()
 	shipped.Remove()
 	os.Exit(code)
-}
-
-// withReader makes the endpoint read devices with the program that is shipped.
-func (w *world) withReader() {
-	w.Helper()
-	w.close()
-	w.reader = []string{shipped.Path(w, "disksyncmgr"), "disksyncmgr", "read-media"}
-	w.open()
 }
 
 // images are the ways to put a folder on a medium.
@@ -123,7 +115,6 @@ func TestImageFiles(t *testing.T) {
 	t.Parallel()
 	want := disk(seeds(7)...)
 	w := ready(t, want)
-	w.withReader()
 	w.set(config.ForceLocalChecksum, false)
 	stick := w.lab.Stick(t, "win7", 1)
 	healed := 0
@@ -185,7 +176,6 @@ func TestDevicesAndSettings(t *testing.T) {
 	t.Parallel()
 	want := disk(seeds(3)...)
 	w := ready(t, want)
-	w.withReader()
 	file := filepath.Join(t.TempDir(), "image.iso")
 	images[0].make(t, w.lab.Stick(t, "win7", 1), file)
 	for _, c := range []struct {
@@ -277,7 +267,6 @@ func TestSpeedOfMedia(t *testing.T) {
 	}{{"disc", slowdisk.DVD(), 4_700_000_000}, {"stick", slowdisk.Stick(), 16_000_000_000}} {
 		t.Run(c.name, func(t *testing.T) {
 			w := newWorld(t)
-			w.withReader()
 			w.logIn()
 			w.set(config.ForceLocalChecksum, false)
 			var took [2]slowdisk.Counted
@@ -311,7 +300,6 @@ func TestBadPlaces(t *testing.T) {
 	t.Parallel()
 	want := disk(seeds(12)...)
 	w := ready(t, want)
-	w.withReader()
 	w.set(config.ForceLocalChecksum, false)
 	b, at, x := w.burnt("win7", 1)
 	r := endpoint.Request{Kind: endpoint.Download, Image: "win7"}
@@ -341,7 +329,6 @@ func TestPulledOut(t *testing.T) {
 	t.Parallel()
 	want := disk(seeds(8)...)
 	w := ready(t, want)
-	w.withReader()
 	w.set(config.ForceLocalChecksum, false)
 	b, _, x := w.burnt("win7", 1)
 	part := int64(x.Frame(0).Length)

@@ -29,7 +29,7 @@ type Options struct {
 	Log *slog.Logger
 	// Finder finds media; the zero value looks at this machine.
 	Finder cache.Finder
-	// Reader is the program that reads devices and image files, as mediachild.Options has it; nil: this program.
+	// Reader is the program that reads devices, image files and disks of guests, as mediachild.Options has it; nil: this program.
 	Reader []string
 	// Hotplug returns what knows of media that come and go, given the state folder; nil: what is mounted when an operation begins is
 	// used. The Engine closes it.

@@ -27,6 +27,7 @@ import (
 	"disksync/endpoint"
 	"disksync/image"
 	"disksync/internal/durable"
+	"disksync/internal/mediachild"
 	"disksync/internal/problem"
 	"disksync/internal/testkit"
 	"disksync/internal/testkit/lab"
@@ -69,7 +70,7 @@ type world struct {
 	front  *front
 	dir    string // the endpoint's state folder
 	finder cache.Finder
-	reader []string // that reads devices; nil: this program, which does not
+	reader []string // the program that reads devices and disks
 	e      *endpoint.Engine
 	// hotplug is what the endpoint knows of media that come and go; nil: nothing.
 	hotplug func(durable.FS) endpoint.Hotplug
@@ -89,6 +90,7 @@ func newWorld(t *testing.T) *world {
 	// A machine without media, whatever is mounted where the test runs.
 	proc := t.TempDir()
 	w.finder = cache.Finder{Proc: proc, Sys: proc}
+	w.reader = []string{shipped.Path(t, "disksyncmgr"), "disksyncmgr", mediachild.Argument}
 	w.write(filepath.Join(proc, "self/mountinfo"), nil)
 	w.open()
 	t.Cleanup(func() { w.close() })

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -18,10 +19,11 @@ import (
 	"disksync/image"
 	"disksync/internal/cli"
 	"disksync/internal/durable"
+	"disksync/internal/mediachild"
 	"disksync/internal/problem"
 	"disksync/internal/progress"
+	"disksync/internal/remotedisk"
 	"disksync/volume"
-	"disksync/volume/detect"
 )
 
 func newFiles(o *options) *cobra.Command {
@@ -63,7 +65,7 @@ to read. It goes on until it is interrupted or the folder is unmounted.`,
 						return err
 					}
 					defer disk.Close()
-					return f.run(cmd, volume.NewDevice(disk, disk.Size()), args[1], args[2:])
+					return f.run(cmd, disk, args[1], args[2:])
 				})
 			})
 		},
@@ -81,11 +83,22 @@ type filesFlags struct {
 	long, force bool
 }
 
-func (f *filesFlags) run(cmd *cobra.Command, d *volume.Device, verb string, args []string) error {
-	found, notes, err := detect.Volumes(d)
-	if err != nil {
-		return cannotLook(err, "the disk")
+// run looks into a disk by a child: a guest chooses every byte of its file systems.
+func (f *filesFlags) run(cmd *cobra.Command, disk remotedisk.Source, verb string, args []string) error {
+	d, err := mediachild.OpenDisk(cmd.Context(), "the disk", disk, mediachild.Options{})
+	if err == nil {
+		defer d.Close()
+		err = f.look(cmd, d, verb, args)
+	} else {
+		err = cannotLook(err, "the disk")
 	}
+	if err != nil && cmd.Context().Err() != nil {
+		return context.Cause(cmd.Context())
+	}
+	return err
+}
+
+func (f *filesFlags) look(cmd *cobra.Command, d *mediachild.Device, verb string, args []string) error {
 	number, name, err := splitPath(optional(args))
 	if err != nil {
 		return err
@@ -94,10 +107,10 @@ func (f *filesFlags) run(cmd *cobra.Command, d *volume.Device, verb string, args
 		if verb == "get" {
 			return cli.UsageError("name a file, such as /1/folder/file")
 		}
-		return listVolumes(cmd.OutOrStdout(), found, notes)
+		return listVolumes(cmd.OutOrStdout(), d)
 	}
-	for _, v := range found {
-		if v.Partition != number {
+	for _, v := range d.Volumes() {
+		if v.Partition() != number {
 			continue
 		}
 		if verb == "ls" {
@@ -125,16 +138,16 @@ func splitPath(p string) (number int, name string, err error) {
 	return int(n), rest, nil
 }
 
-func listVolumes(w io.Writer, found []detect.Found, notes []string) error {
+func listVolumes(w io.Writer, d *mediachild.Device) error {
 	var rows [][]string
-	for _, v := range found {
+	for _, v := range d.Volumes() {
 		i := v.Info()
-		rows = append(rows, []string{fmt.Sprintf("/%d", v.Partition), i.Type, problem.Printable(i.Label), i.Note})
+		rows = append(rows, []string{fmt.Sprintf("/%d", v.Partition()), problem.Printable(i.Type), problem.Printable(i.Label), problem.Printable(i.Note)})
 	}
 	if err := cli.Table(w, []string{"PATH", "TYPE", "LABEL", "NOTE"}, rows); err != nil {
 		return err
 	}
-	for _, n := range notes {
+	for _, n := range d.Notes() {
 		fmt.Fprintln(os.Stderr, "note: "+problem.Printable(n))
 	}
 	return nil
