@@ -1,11 +1,8 @@
 package endpoint_test
 
 import (
-	"os"
-	"path/filepath"
 	"testing"
 
-	"disksync/deploy"
 	"disksync/endpoint"
 	"disksync/image"
 	"disksync/internal/testkit/guest"
@@ -38,19 +35,7 @@ func TestBackupWhileRunning(t *testing.T) {
 	c.CheckFiles("/mnt/more", 1, 80, 30000)
 	c.Off()
 	g.finish(endpoint.Request{Kind: endpoint.Restore, From: "vm", VM: "back"})
-	raw := filepath.Join(t.TempDir(), "raw")
-	f, err := os.Create(raw)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
-	n, err := g.e.Export(t.Context(), "back", image.System, f, deploy.NewTally())
-	if err == nil {
-		err = f.Truncate(n)
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
+	raw := g.export("back", image.System)
 	guest.CheckRoot(t, raw)
 	m := guest.Start(t, "driver=raw,file.driver=file,file.filename="+raw)
 	m.Ready()

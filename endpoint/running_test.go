@@ -113,13 +113,23 @@ func (g *guests) vm() endpoint.VMInfo {
 // raw exports the system disk to a file.
 func (g *guests) raw() string {
 	g.Helper()
+	return g.export("vm", image.System)
+}
+
+// export exports a disk of a VM to a file, and returns its name.
+func (g *guests) export(vm string, r image.Role) string {
+	g.Helper()
 	name := filepath.Join(g.TempDir(), "export")
 	f, err := os.Create(name)
 	if err != nil {
 		g.Fatal(err)
 	}
 	defer f.Close()
-	if _, err := g.e.Export(g.Context(), "vm", image.System, f, deploy.NewTally()); err != nil {
+	n, err := g.e.Export(g.Context(), vm, r, f, deploy.NewTally())
+	if err == nil {
+		err = f.Truncate(n)
+	}
+	if err != nil {
 		g.Fatal(err)
 	}
 	return name

@@ -53,7 +53,7 @@ func TestGuestStops(t *testing.T) {
 		if st := g.vm().Run.State; st != endpoint.VMStopped {
 			t.Errorf("told by its %s: the VM is %s", by.listens, st)
 		}
-		guest.CheckRootClean(t, g.raw())
+		guest.CheckClean(t, guest.Root(g.raw()))
 	}
 	c := g.boot(endpoint.RunOptions{})
 	if got := c.Do("cat /mnt/data/lines"); got != "not synced\nnot synced" {
@@ -133,7 +133,7 @@ func TestGuestStopsWithoutDisk(t *testing.T) {
 	if err := g.stopVM(); err != nil {
 		t.Error(err)
 	}
-	guest.CheckRootClean(t, g.raw())
+	guest.CheckClean(t, guest.Root(g.raw()))
 }
 
 // TestGuestStranded: a guest whose disks the next service cannot open waits for them, and nobody takes its VM for one that is stopped. When

@@ -138,7 +138,7 @@ func TestKillWhileItRuns(t *testing.T) {
 		t.Errorf("after the guest shut down: %s", out)
 	}
 	h.do("export", "vm", "--to", raw, "--force")
-	guest.CheckRootClean(t, raw)
+	guest.CheckClean(t, guest.Root(raw))
 }
 
 // written returns the size of the VM's leaf, in bytes.

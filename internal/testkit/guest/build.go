@@ -130,7 +130,7 @@ func (b *builder) esp() string {
 // root makes the ext4 file system, with the guest agent and its libraries.
 func (b *builder) root() string {
 	b.Helper()
-	for _, dir := range []string{"dev", "proc", "sys", "run", "tmp", "var/run", "data"} {
+	for _, dir := range []string{"dev", "proc", "sys", "run", "tmp", "var/run", "data", "disk/b", "disk/c"} {
 		b.mkdir("root.d/" + dir)
 	}
 	agent := testkit.Tool(b, "qemu-ga")

@@ -27,7 +27,7 @@ const Ready = "disksync guest ready"
 var initScript string
 
 // recipe changes when images that were made before are of no use any more.
-const recipe = "6"
+const recipe = "7"
 
 // Layout of the disk, in bytes.
 const (
@@ -118,17 +118,36 @@ func AddFile(t testing.TB, raw, name, content string) {
 	if err := os.WriteFile(from, []byte(content), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	run(t, "", testkit.Tool(t, "debugfs"), "-w", "-R", fmt.Sprintf("write %s %s", from, name), fmt.Sprintf("%s?offset=%d", raw, RootOffset))
+	run(t, "", testkit.Tool(t, "debugfs"), "-w", "-R", fmt.Sprintf("write %s %s", from, name), Root(raw))
 }
 
-// CheckRootClean is [CheckRoot] for a guest that was shut down in order: its file system was unmounted.
-func CheckRootClean(t testing.TB, raw string) {
+// Root returns the name by which the programs of e2fsprogs know the guest's file system on a raw image of the disk.
+func Root(raw string) string { return fmt.Sprintf("%s?offset=%d", raw, RootOffset) }
+
+// FileSum returns the SHA-256 of a file in an ext4 file system, as 64 hexadecimal digits; fs is the name of a raw image, or [Root] of one.
+func FileSum(t testing.TB, fs, name string) string {
 	t.Helper()
-	head := run(t, "", testkit.Tool(t, "dumpe2fs"), "-h", fmt.Sprintf("%s?offset=%d", raw, RootOffset))
-	if strings.Contains(head, "needs_recovery") || !strings.Contains(head, "Filesystem state:         clean\n") {
-		t.Errorf("the file system was not unmounted:\n%s", head)
+	to := filepath.Join(t.TempDir(), "file")
+	run(t, "", testkit.Tool(t, "debugfs"), "-R", fmt.Sprintf("dump %s %s", name, to), fs)
+	b, err := os.ReadFile(to)
+	if err != nil {
+		t.Fatal(err)
 	}
-	CheckRoot(t, raw)
+	sum := sha256.Sum256(b)
+	return hex.EncodeToString(sum[:])
+}
+
+// CheckClean has e2fsck look at an ext4 file system that was unmounted or frozen, without changing it: its journal has nothing to mend. fs
+// is the name of a raw image, or [Root] of one.
+func CheckClean(t testing.TB, fs string) {
+	t.Helper()
+	head := run(t, "", testkit.Tool(t, "dumpe2fs"), "-h", fs)
+	if strings.Contains(head, "needs_recovery") || !strings.Contains(head, "Filesystem state:         clean\n") {
+		t.Errorf("the file system was neither unmounted nor frozen:\n%s", head)
+	}
+	if out, err := exec.Command(testkit.Tool(t, "e2fsck"), "-fn", fs).CombinedOutput(); err != nil {
+		t.Errorf("e2fsck -fn: %v\n%s", err, out)
+	}
 }
 
 // CheckRoot has e2fsck look at the guest's file system on a raw image of the disk, without changing it; mended first by its journal

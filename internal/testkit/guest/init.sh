@@ -20,7 +20,7 @@ done
 # The guest agent is a program of the root file system.
 for p in /sys/class/virtio-ports/*; do
 	[ "$(cat $p/name 2>/dev/null)" = org.qemu.guest_agent.0 ] || continue
-	for d in dev proc sys; do mount -o bind /$d /mnt/$d; done
+	for d in dev proc sys disk/b disk/c; do mount -o bind /$d /mnt/$d; done # it freezes what it sees
 	(cd / && chroot /mnt /usr/sbin/qemu-ga -m virtio-serial -p /dev/${p##*/} -t /run </dev/null >/dev/null 2>&1) &
 done
 
@@ -40,7 +40,7 @@ cat >/bin/off <<'END'
 cd /
 killall qemu-ga 2>/dev/null
 sync
-for m in /disk/c /disk/b /mnt/dev /mnt/proc /mnt/sys /mnt; do umount $m 2>/dev/null; done
+for m in /mnt/disk/c /mnt/disk/b /disk/c /disk/b /mnt/dev /mnt/proc /mnt/sys /mnt; do umount $m 2>/dev/null; done
 mount -o remount,ro /mnt 2>/dev/null
 sync
 poweroff -f
