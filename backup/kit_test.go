@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"log"
 	"math/rand/v2"
 	"net/http"
@@ -65,7 +66,7 @@ func newHouse(t *testing.T) *house {
 	t.Helper()
 	h := &house{T: t, lab: lab.Start(t), spool: t.TempDir(), golden: make([]byte, 2*block)}
 	for i := range 2 {
-		copy(h.golden[i*block+4096*i:], noise(20000, uint64(i)))
+		copy(h.golden[i*block+4096*i:], noise(3000, uint64(i)))
 	}
 	h.state = stateOf(h.golden)
 	h.lab.User(t, "alice")
@@ -351,15 +352,15 @@ func (l *laptop) run(ctx context.Context, arm func()) (*backup.Result, error) {
 	return j.Run(ctx)
 }
 
-// tidy does with the spool what the service does before a backup.
+// tidy does with the spool what the service does when it starts, and before a backup.
 func tidy(fsys durable.FS, vm image.UUID) error {
-	if err := durable.MakeDir(fsys, spoolDir, 0o700); err != nil {
+	if err := durable.RemoveTemps(fsys, spoolDir); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	if err := durable.RemoveTemps(fsys, spoolDir); err != nil {
+	if err := backup.Tidy(fsys, spoolDir, func(id image.UUID) bool { return id == vm }); err != nil {
 		return err
 	}
-	return backup.Tidy(fsys, spoolDir, func(id image.UUID) bool { return id == vm })
+	return durable.MakeDir(fsys, spoolDir, 0o700)
 }
 
 // keep makes a layer and keeps it, because the line is cut when it is to be sent.

@@ -11,6 +11,7 @@ import (
 // TestBackupWhileRunning: a guest that writes is backed up again and again, goes on with what was merged under it, and what is restored
 // has whole file systems with the files that were there.
 func TestBackupWhileRunning(t *testing.T) {
+	t.Parallel()
 	g := newGuests(t, image.Static, image.Machine{Memory: 256})
 	c := g.boot(endpoint.RunOptions{})
 	c.WriteFiles("/mnt/first", 1, 3, 50000)
