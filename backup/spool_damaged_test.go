@@ -22,6 +22,7 @@ var large = noise(100<<10, 78)
 
 // TestSpoolDamaged: what is kept to be sent and was damaged since, in whatever place, is not sent. It is made anew, and the point is exact.
 func TestSpoolDamaged(t *testing.T) {
+	t.Parallel()
 	h := newHouse(t)
 	other, err := h.laptop()
 	if err != nil {
@@ -133,6 +134,7 @@ func (f lyingFile) WriteAt(p []byte, off int64) (int, error) {
 // TestSpoolThatLies: of a layer that is not what was written when it is read again, nothing is sent. The VM is as it was, and a later
 // backup is exact.
 func TestSpoolThatLies(t *testing.T) {
+	t.Parallel()
 	h := newHouse(t)
 	for _, at := range []int64{0, 100, 300, 70 << 10, 95 << 10} {
 		l, err := h.laptop()
@@ -173,6 +175,7 @@ func (f stopping) Open(name string) (durable.File, error) {
 
 // TestSpoolOutlivesStops: a run that is stopped while it looks at what is kept leaves it to the next, which sends it.
 func TestSpoolOutlivesStops(t *testing.T) {
+	t.Parallel()
 	h := newHouse(t)
 	l, err := h.laptop()
 	if err != nil {

@@ -34,17 +34,27 @@ var scenarios = []scenario{
 }
 
 // mode is a fault, and what of what was not synced is there after a loss of power; keep below 0: the process dies, and nothing is lost.
+// One step of so many as every says is broken.
 type mode struct {
 	fault faultfs.Fault
 	keep  float64
+	every int
 }
 
 func modes() []mode {
-	m := []mode{{faultfs.FailAfter, -1}, {faultfs.PowerLoss, 0}, {faultfs.PowerLoss, 0.5}}
-	if raceEnabled && !soak() {
-		return m
+	m := []mode{{faultfs.FailAfter, -1, 1}, {faultfs.PowerLoss, 0, 1}, {faultfs.PowerLoss, 0.5, 1}}
+	if !raceEnabled || soak() {
+		m = append(m, mode{faultfs.FailBefore, -1, 3}, mode{faultfs.PowerLoss, 1, 3}, mode{faultfs.NoSpace, -1, 1}, mode{faultfs.Short, -1, 1})
 	}
-	return append(m, mode{faultfs.FailBefore, -1}, mode{faultfs.NoSpace, -1}, mode{faultfs.Short, -1}, mode{faultfs.PowerLoss, 1})
+	for i := range m {
+		switch {
+		case soak():
+			m[i].every = 1
+		case raceEnabled:
+			m[i].every = 4
+		}
+	}
+	return m
 }
 
 // differs reports whether the fault does something of its own at a step of a kind.
@@ -63,8 +73,9 @@ func soak() bool { return os.Getenv("DISKSYNC_SOAK") != "" }
 // TestSpoolFaults breaks an encrypted backup at every step that it makes on the file system, in the spool and in the records, in every way;
 // some runs that go on are broken too. Whatever is left, a later run seals the point exactly, with the layer that was kept where one was,
 // and each byte that was ever sent is one of a layer that is kept whole and opens. With the race detector, with which the Synchronizer takes
-// many times as long, there are fewer modes, and every fourth step stands for all of them.
+// many times as long, there are fewer modes, and every fourth step stands for all of them; DISKSYNC_SOAK=1 leaves nothing out.
 func TestSpoolFaults(t *testing.T) {
+	t.Parallel()
 	h := newHouse(t)
 	var cases, sealed atomic.Int64
 	for _, sc := range scenarios {
@@ -92,7 +103,7 @@ func TestSpoolFaults(t *testing.T) {
 		g.SetLimit(2 * runtime.GOMAXPROCS(0)) // they wait for the Synchronizer now and then
 		for _, m := range modes() {
 			for i, step := range log {
-				if !m.differs(step.Op) || raceEnabled && !soak() && (i+int(m.fault)+int(2*m.keep))%4 != 0 {
+				if !m.differs(step.Op) || (i+int(m.fault)+int(2*m.keep))%m.every != 0 {
 					continue
 				}
 				g.Go(func() error {
