@@ -39,7 +39,7 @@ func SetMarker(name string, marker uint8) error {
 	if err != nil {
 		return err
 	}
-	defer w.Close() // after an error; what it is closed for is told below
+	defer w.Close()          // after an error; what it is closed for is told below
 	f, err := OpenFile(name) // what does not open is not written
 	if err != nil {
 		return err
