@@ -17,6 +17,9 @@ const (
 	agentTime = 2 * time.Second
 )
 
+// freezeTime is how long a guest may take to freeze or thaw; where agents may take their time to answer, at least as long.
+func (e *Engine) freezeTime() time.Duration { return max(freezeTime, e.agentTime) }
+
 // swapper returns what exchanges the disks of a VM that runs; nil when it does not run.
 func (e *Engine) swapper(vm image.UUID) deploy.Swapper {
 	if r := e.runs(vm); r != nil {
@@ -43,7 +46,7 @@ func (e *Engine) quiesce(ctx context.Context, vm image.UUID) (thaw func(), c ima
 		e.log.Debug("no guest agent", "vm", r.name, "error", err)
 		return crash()
 	}
-	long, cancelLong := context.WithTimeout(ctx, freezeTime)
+	long, cancelLong := context.WithTimeout(ctx, e.freezeTime())
 	defer cancelLong()
 	var frozen int
 	if err := agent.Do(long, "guest-fsfreeze-freeze", nil, &frozen); err != nil || frozen == 0 {
@@ -55,7 +58,7 @@ func (e *Engine) quiesce(ctx context.Context, vm image.UUID) (thaw func(), c ima
 	}
 	return func() {
 		defer agent.Close()
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), freezeTime)
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), e.freezeTime())
 		defer cancel()
 		var thawed int
 		if err := agent.Do(ctx, "guest-fsfreeze-thaw", nil, &thawed); err != nil {
@@ -67,7 +70,7 @@ func (e *Engine) quiesce(ctx context.Context, vm image.UUID) (thaw func(), c ima
 
 // thaw lets the file systems of a guest go on, over a connection of its own.
 func (e *Engine) thaw(ctx context.Context, r *runningVM) {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), freezeTime)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), e.freezeTime())
 	defer cancel()
 	agent, err := qmp.Agent(ctx, e.socket(r.record.VM, hypervisor.AgentSocket))
 	if err == nil {
