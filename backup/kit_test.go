@@ -30,6 +30,8 @@ import (
 	"disksync/image"
 	"disksync/internal/durable"
 	"disksync/internal/faultfs"
+	"disksync/internal/mediachild"
+	"disksync/internal/testkit"
 	"disksync/internal/testkit/lab"
 	"disksync/layer"
 	"disksync/syncclient"
@@ -47,6 +49,15 @@ func noise(n int, seed uint64) []byte {
 }
 
 func nowForTests() time.Time { return time.Unix(1700000000, 0) }
+
+// shipped is the program that finds out what of a disk is free.
+var shipped = testkit.NewShipped("cmd/disksyncmgr")
+
+func TestMain(m *testing.M) {
+	code := m.Run()
+	shipped.Remove()
+	os.Exit(code)
+}
 
 // house is a Synchronizer with an image that alice may have, and an endpoint's file system on which its disk is installed.
 type house struct {
@@ -337,6 +348,7 @@ func (l *laptop) run(ctx context.Context, arm func()) (*backup.Result, error) {
 		return nil, err
 	}
 	j := &backup.Job{
+		Reader: mediachild.Options{Command: []string{shipped.Path(l.h.T, "disksyncmgr"), "disksyncmgr", mediachild.Argument}},
 		Client: l.client, Store: s, VM: vm, Spool: l.h.spool, Tally: deploy.NewTally(),
 		Seal: func(bool, []string) (*backup.Seal, error) {
 			return &backup.Seal{Recipients: []string{l.h.key.Recipient()}, Keys: []agefile.Identity{l.h.key}, FS: seal, Dir: spoolDir}, nil

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -37,6 +38,9 @@ type described struct {
 
 // start starts a child on a device that is open, or on a socket on which it can read a disk. first then has to be called.
 func start(device *os.File, command []string) (_ *child, err error) {
+	if slices.Contains(os.Args, Argument) { // a program that does not know the argument would start itself for ever
+		return nil, errors.New("a child starts no children")
+	}
 	ours, theirs, err := socketPair()
 	if err != nil {
 		return nil, err
