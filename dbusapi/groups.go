@@ -108,10 +108,11 @@ func (s *server) pauseGroup(msg dbus.Message) *dbus.Error {
 	return err
 }
 
-// resumeGroup acts on a paused group only; one whose line is interrupted is tried again without being asked.
+// resumeGroup acts on a paused group, and on one that runs: when its line is interrupted it is tried again without being asked, but not at
+// once.
 func (s *server) resumeGroup(msg dbus.Message) *dbus.Error {
 	t, err := s.group(msg)
-	if err != nil || t.status.State != endpoint.Paused {
+	if err != nil || t.status.State != endpoint.Paused && !t.status.Active {
 		return err
 	}
 	return historic(t.op.Resume())

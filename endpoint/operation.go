@@ -11,6 +11,7 @@ import (
 	"disksync/image"
 	"disksync/internal/limit"
 	"disksync/internal/problem"
+	"disksync/syncclient"
 )
 
 // Kind says what an operation does.
@@ -146,7 +147,8 @@ type Operation struct {
 	deleted bool
 	asked   bool // by name, while the connection was metered
 
-	own, metered *limit.Limiter // of the request; of a metered connection
+	own, metered *limit.Limiter   // of the request; of a metered connection
+	hurry        syncclient.Hurry // ends pauses for the sake of the line
 }
 
 // Causes for the end of a run that are no failures.

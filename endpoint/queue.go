@@ -12,6 +12,7 @@ import (
 	"disksync/image"
 	"disksync/internal/durable"
 	"disksync/internal/problem"
+	"disksync/syncclient"
 )
 
 const (
@@ -132,6 +133,9 @@ func (e *Engine) Start(r Request) (*Operation, error) {
 		o.change(true, func(s *Status) { s.Request = r })
 		o.own.Set(own)
 		o.askFor(named)
+		if named {
+			o.hurry.Now()
+		}
 		return o, o.enqueue()
 	}
 	o := e.newOperation(Status{Request: r, VM: r.VM, Image: r.Image})
@@ -161,9 +165,11 @@ func (e *Engine) newOperation(s Status) *Operation {
 	return o
 }
 
-// Resume queues the operation, which somebody named, unless it is queued or runs already. It runs when its turn comes.
+// Resume queues the operation, which somebody named, unless it is queued or runs already. It runs when its turn comes. One that runs and
+// waits for the line tries at once.
 func (o *Operation) Resume() error {
 	o.askFor(o.Status().Request.Kind != Layers) // those are asked for by programs
+	o.hurry.Now()
 	return o.enqueue()
 }
 
@@ -210,7 +216,7 @@ func (o *Operation) begin() bool {
 		return false
 	}
 	o.queued = false
-	ctx, cancel := context.WithCancelCause(o.e.live)
+	ctx, cancel := context.WithCancelCause(syncclient.WithHurry(o.e.live, &o.hurry))
 	o.cancel = cancel
 	o.tally = deploy.NewTally()
 	o.rate, o.wire = meter{}, meter{}

@@ -86,19 +86,34 @@ func Temporary(err error) bool {
 
 // Backoff gives the pauses between attempts: longer each time, with chance in them so that a fleet does not come back all
 // at once. The zero value begins with half a second; it is not safe for concurrent use.
-type Backoff struct{ n int }
+type Backoff struct {
+	n     int
+	hurry <-chan struct{} // closed by the first Now since the last pause that one has ended; nil before the first pause
+}
 
 const (
 	firstPause   = 500 * time.Millisecond
 	longestPause = 2 * time.Minute
 )
 
-// Wait pauses before the next attempt, at least as long as the server asked for in err. It returns early with ctx's error.
+// Wait pauses before the next attempt, at least as long as the server asked for in err. It returns early with ctx's error. Where it waits
+// for the line, and for nothing else, the Hurry of ctx ends the pause, and later ones are short again.
 func (b *Backoff) Wait(ctx context.Context, err error) error {
+	if b.hurry == nil {
+		b.hurry = hurryOf(ctx).next()
+	}
+	var hurry <-chan struct{}
+	if _, ok := errors.AsType[*LineError](err); ok {
+		hurry = b.hurry
+	}
 	t := time.NewTimer(b.Next(err))
 	defer t.Stop()
 	select {
 	case <-t.C:
+		return nil
+	case <-hurry:
+		b.Reset()
+		b.hurry = hurryOf(ctx).next()
 		return nil
 	case <-ctx.Done():
 		return context.Cause(ctx)
