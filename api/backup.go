@@ -25,9 +25,10 @@ type BackupLine struct {
 	Bytes      int64         `json:"bytes"`   // of the layers that are there for these points alone
 	// Every is how often a backup is due by the image's policy, in minutes; 0: never.
 	Every int `json:"every"`
-	// Encrypt and Recipients are what the policy says of encryption.
+	// Encrypt and Recipients are what the policy says of encryption, AllBlocks what it says of free space.
 	Encrypt    bool     `json:"encrypt,omitempty"`
 	Recipients []string `json:"recipients,omitempty"`
+	AllBlocks  bool     `json:"all_blocks,omitempty"`
 	// Verifying says that a check of all its layers was asked for and goes on.
 	Verifying bool `json:"verifying"`
 	// Points are oldest first. Where lines of everybody are listed, and in the answer to NewBackup, there is only the newest.
@@ -108,10 +109,12 @@ type BackupPolicy struct {
 	Encrypt bool `json:"encrypt,omitempty"`
 	// Recipients are those that encrypted layers have to be readable by besides the user: escrow.
 	Recipients []string `json:"recipients,omitempty"`
+	// AllBlocks has endpoints back up also what the file systems call free.
+	AllBlocks bool `json:"all_blocks,omitempty"`
 }
 
 // Equal reports whether two policies are the same.
 func (p BackupPolicy) Equal(o BackupPolicy) bool {
 	return p.Every == o.Every && p.Manual == o.Manual && p.Hourly == o.Hourly && p.Daily == o.Daily && p.Weekly == o.Weekly &&
-		p.Monthly == o.Monthly && p.Encrypt == o.Encrypt && slices.Equal(p.Recipients, o.Recipients)
+		p.Monthly == o.Monthly && p.Encrypt == o.Encrypt && p.AllBlocks == o.AllBlocks && slices.Equal(p.Recipients, o.Recipients)
 }

@@ -31,7 +31,8 @@ type Job struct {
 	// can read it besides the user.
 	Seal  func(encrypt bool, escrow []string) (*Seal, error)
 	Tally *deploy.Tally
-	// AllBlocks keeps what the file systems call free; without it that is zeros, where they are in order.
+	// AllBlocks keeps what the file systems call free; without it, and unless the image's policy says the same, that is zeros, where they
+	// are in order.
 	AllBlocks bool
 	// Reader finds out what of the disks is free.
 	Reader mediachild.Options
@@ -241,7 +242,7 @@ func (r *run) disk(ctx context.Context, d deploy.InstalledDisk) error {
 		}
 	}
 	from := starts[r.lower]
-	if f.Same() && from == f.Held && !(r.AllBlocks && f.Omits()) {
+	if f.Same() && from == f.Held && !(r.allBlocks() && f.Omits()) {
 		r.add(DiskResult{Role: d.Role, State: f.Held, From: f.Held})
 		return nil
 	}

@@ -10,12 +10,18 @@ import (
 	"disksync/internal/mediachild"
 )
 
+// allBlocks reports whether free space is backed up, too: whoever asks for the backup can say so, and the image's policy.
+func (r *run) allBlocks() bool { return r.AllBlocks || r.line.AllBlocks }
+
 // free finds out what of a frozen disk is free, and notes of what that cannot be told, and why. Nothing is when the VM was running and its
 // file systems were not brought in order: what they say of themselves then may be older than what they have written. A guest chooses every
 // byte of them, so a child reads them; where that fails, nothing is free.
 func (r *run) free(ctx context.Context, f *deploy.Frozen, res *DiskResult) deploy.Free {
 	switch {
 	case r.AllBlocks:
+		return nil
+	case r.line.AllBlocks:
+		res.Kept = append(res.Kept, "all volumes: the policy of image "+r.VM.Image+" has free space backed up too")
 		return nil
 	case r.res.Consistency != image.Stopped && r.res.Consistency != image.Quiesced:
 		res.Kept = append(res.Kept, "all volumes: the VM was running, and no guest agent brought its file systems in order")

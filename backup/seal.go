@@ -120,7 +120,7 @@ const (
 func (r *run) sealedDisk(ctx context.Context, f *deploy.Frozen) error {
 	starts := r.starts[f.Role]
 	starts = starts[min(r.lower, len(starts)-1):]
-	if f.Same() && starts[0] == f.Held && !(r.AllBlocks && f.Omits()) {
+	if f.Same() && starts[0] == f.Held && !(r.allBlocks() && f.Omits()) {
 		r.add(DiskResult{Role: f.Role, State: f.Held, From: f.Held})
 		return nil
 	}

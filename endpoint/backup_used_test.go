@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"disksync/api"
 	"disksync/deploy"
@@ -313,4 +314,72 @@ func TestBackupsOfAGuest(t *testing.T) {
 		g.restored(point, p.disk, p.files)
 	}
 	g.holds("win7", g.content())
+}
+
+// TestPolicyWantsAllBlocks: where the policy says so, backups by themselves and by hand have what is free as well, and what was left out
+// before; when it says so no more, free space is left out again.
+func TestPolicyWantsAllBlocks(t *testing.T) {
+	for name, encrypted := range map[string]bool{"in the clear": false, "encrypted": true} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t)
+			clock := time.Now()
+			w.close()
+			w.now = func() time.Time { return clock }
+			w.open()
+			g := ext4Guest(w, 16)
+			g.deployed()
+			if encrypted {
+				g.encrypting()
+			}
+			r := rand.New(rand.NewPCG(1, 2))
+			writesAndDeletes := func(name string) {
+				g.toVM(func() {
+					g.store(name, random(r, 3<<20))
+					g.remove(name)
+				})
+			}
+			scheduled := func() *endpoint.Receipt {
+				t.Helper()
+				clock = clock.Add(2 * time.Hour)
+				g.e.StartDue()
+				ops := g.e.Operations()
+				s := g.wait(ops[len(ops)-1])
+				if s.Outcome() != nil || !s.Request.Scheduled || s.Request.AllBlocks {
+					t.Fatalf("%+v, %v", s.Request, s.Outcome())
+				}
+				return s.Receipt
+			}
+			whole := func(how string, rc *endpoint.Receipt) {
+				t.Helper()
+				d := rc.Point.Disks[0]
+				if rc.Nothing != "" || d.Freed != 0 || d.Bytes < 2<<20 || len(d.Kept) != 1 || !strings.Contains(d.Kept[0], "policy of image win7") {
+					t.Errorf("%s: %+v", how, d)
+				}
+				if zeros := g.restored(rc.Point.Point, g.content(), g.files); zeros > 0 {
+					t.Errorf("%s: %d bytes are zeros", how, zeros)
+				}
+			}
+			g.policy(&api.BackupPolicy{Every: 60, Manual: true})
+			g.e.AskPolicies(t.Context())
+			writesAndDeletes("one")
+			if d := scheduled().Point.Disks[0]; d.Freed < 2<<20 || d.Bytes > 1<<20 {
+				t.Errorf("without a word in the policy: %+v", d)
+			}
+			g.policy(&api.BackupPolicy{Every: 60, Manual: true, AllBlocks: true})
+			whole("by itself, what was left out before", scheduled())
+			writesAndDeletes("two")
+			whole("by itself", scheduled())
+			writesAndDeletes("three")
+			whole("by hand", g.backUp("win7"))
+			if rc := g.backUp("win7"); rc.Nothing == "" {
+				t.Errorf("a backup of nothing: %+v", rc.Point)
+			}
+			g.policy(&api.BackupPolicy{Every: 60, Manual: true})
+			writesAndDeletes("four")
+			if d := scheduled().Point.Disks[0]; d.Freed < 2<<20 || d.Bytes > 1<<20 {
+				t.Errorf("not any more: %+v", d)
+			}
+		})
+	}
 }

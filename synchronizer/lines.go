@@ -109,7 +109,7 @@ func (s *Server) describeLine(ctx context.Context, l line, all bool) (api.Backup
 		return b, err
 	}
 	if p != nil {
-		b.Every, b.Encrypt, b.Recipients = p.Every, p.Encrypt, p.Recipients
+		b.Every, b.Encrypt, b.Recipients, b.AllBlocks = p.Every, p.Encrypt, p.Recipients, p.AllBlocks
 	}
 	err = s.db.QueryRowContext(ctx, `SELECT COUNT(*), COUNT(CASE WHEN EXISTS (SELECT 1 FROM point_layers l JOIN checks c ON c.layer = l.layer
 			WHERE l.line = p.line AND l.point = p.point AND c.damaged <> '') THEN 1 END)

@@ -104,6 +104,9 @@ func printPolicy(w io.Writer, name string, p api.Policy) {
 	if stay != "" {
 		fmt.Fprintf(w, "  of these stay: %s\n", stay)
 	}
+	if b := p.Backup; b != nil && b.AllBlocks {
+		fmt.Fprintln(w, "  free space:    backed up too")
+	}
 	if b := p.Backup; b != nil && (b.Encrypt || len(b.Recipients) > 0) {
 		when := "where the user has a key"
 		if b.Encrypt {
@@ -162,6 +165,7 @@ type backupFlags struct {
 
 	encrypt    bool
 	recipients []string
+	allBlocks  bool
 }
 
 func (b *backupFlags) add(c *cobra.Command) {
@@ -169,6 +173,7 @@ func (b *backupFlags) add(c *cobra.Command) {
 	c.Flags().BoolVar(&b.manual, "backup-manual", true, "users may make backups by hand; --backup-manual=false: they may not")
 	c.Flags().BoolVar(&b.encrypt, "backup-encrypt", false, "take encrypted backups only; --backup-encrypt=false: others too")
 	c.Flags().StringSliceVar(&b.recipients, "backup-recipient", nil, "encrypted backups must be readable by this escrow `recipient`, age1…; may be repeated; '': by the user alone")
+	c.Flags().BoolVar(&b.allBlocks, "backup-all-blocks", false, "back up also what the file systems call free; --backup-all-blocks=false: leave it out")
 	for i, what := range []string{"hourly", "daily", "weekly", "monthly"} {
 		c.Flags().IntVar(&b.keep[i], "keep-"+what, 0, "so `many` "+what+" backups stay")
 	}
@@ -213,6 +218,9 @@ func (b *backupFlags) apply(cmd *cobra.Command, p *api.Policy) error {
 				return cli.UsageError("--backup-recipient %s: want the public half of a key as age-keygen prints it, age1…", r)
 			}
 		}
+	}
+	if given("backup-all-blocks") {
+		next.AllBlocks = b.allBlocks
 	}
 	if changed {
 		p.Backup = &next
