@@ -27,8 +27,8 @@ type Job struct {
 	VM     deploy.VM // as it was frozen
 	Note   string    // about the point, for people
 	Spool  string    // a folder with room for the packed changes
-	// Seal returns how what is sent is encrypted, nil when it is not, given what the image's policy wants: that it is, and recipients that
-	// can read it besides the user.
+	// Seal returns how what is sent is encrypted, given what the image's policy wants: that it is, and recipients that can read it besides
+	// the user. One without Recipients says that it is not since somebody wants that, nil that there is no key.
 	Seal  func(encrypt bool, escrow []string) (*Seal, error)
 	Tally *deploy.Tally
 	// AllBlocks keeps what the file systems call free; without it, and unless the image's policy says the same, that is zeros, where they
@@ -100,8 +100,8 @@ type run struct {
 	opened []interface{ Close() }
 	frozen map[image.Role]*deploy.Frozen
 
-	sealing *Seal                          // nil: it is not encrypted
-	starts  map[image.Role][]image.StateID // that layers may start from, best first; of a backup that is encrypted
+	sealing *Seal                          // nil: there is no key
+	starts  map[image.Role][]image.StateID // that layers may start from, best first; nil: that was not asked
 }
 
 // startLevels is how many states there are that a layer may start from: what the newest backup holds, what was installed, nothing.
@@ -162,9 +162,15 @@ func (r *run) open(ctx context.Context) error {
 	if r.sealing == nil && r.sealedBefore() {
 		return problem.New("DS-BACKUP-KEY", problem.NeedsLogin, nil, "the backups of VM "+r.VM.Name+" are encrypted, and there is no key here for the next one",
 			"the VM is as it was, and so are the backups before; nothing was sent",
-			"import the key with `disksyncmgr key import FILE`, or make another one with `disksyncmgr key new`")
+			"import the key with `disksyncmgr key import FILE`, or make another one with `disksyncmgr key new`; with `disksyncmgr key disable` "+
+				"backups are not encrypted any more")
 	}
-	if r.sealing != nil {
+	if r.sealed() {
+		r.res.Recipients = r.sealing.Recipients
+	}
+	// What is not encrypted follows what is not. Whether that is so of a line's points is known; what a VM that was restored starts from may be
+	// another line's.
+	if r.sealed() || r.sealedBefore() || r.newest == nil {
 		in, err := r.askStarts()
 		if err == nil {
 			err = r.openLine(ctx, in)
@@ -172,26 +178,27 @@ func (r *run) open(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		r.res.Recipients = r.sealing.Recipients
-	}
-	if n := len(r.line.Points); n > 0 {
-		r.newest = &r.line.Points[n-1]
 	}
 	r.res.Line = r.line.ID
 	r.chooseStarts()
 	return r.Store.BeginLine(r.VM.ID, r.line.ID)
 }
 
+// sealed reports whether the new point is encrypted.
+func (r *run) sealed() bool { return r.sealing != nil && len(r.sealing.Recipients) > 0 }
+
 // sealedBefore reports whether the newest point is encrypted. A key that got lost must not have the next one sent in the clear.
 func (r *run) sealedBefore() bool {
-	n := len(r.line.Points)
-	return n > 0 && slices.ContainsFunc(r.line.Points[n-1].Disks, func(d api.DiskInfo) bool { return len(d.Sealed) > 0 })
+	return r.newest != nil && slices.ContainsFunc(r.newest.Disks, func(d api.DiskInfo) bool { return len(d.Sealed) > 0 })
 }
 
 func (r *run) openLine(ctx context.Context, in api.NewBackup) error {
 	return r.Ask(ctx, func() error {
 		var err error
 		r.line, err = r.Client.OpenBackup(ctx, in)
+		if n := len(r.line.Points); n > 0 {
+			r.newest = &r.line.Points[n-1]
+		}
 		return err
 	})
 }
@@ -200,13 +207,15 @@ func (r *run) about() api.NewBackup {
 	return api.NewBackup{VM: r.VM.ID, Name: r.VM.Name, Image: r.VM.Image, ImageID: r.VM.ImageID, Mode: r.VM.Current.Mode}
 }
 
-// holds reports whether the newest point has a state of a disk.
+// holds reports whether the newest point has a state of a disk, and has it in the clear when the new point does.
 func (r *run) holds(role image.Role, id image.StateID) bool {
-	return r.newest != nil && has(*r.newest, role, id)
+	return r.newest != nil && r.has(*r.newest, role, id)
 }
 
-func has(p api.BackupPoint, role image.Role, id image.StateID) bool {
-	return slices.ContainsFunc(p.Disks, func(d api.DiskInfo) bool { return d.Role == role && d.State == id })
+func (r *run) has(p api.BackupPoint, role image.Role, id image.StateID) bool {
+	return slices.ContainsFunc(p.Disks, func(d api.DiskInfo) bool {
+		return d.Role == role && d.State == id && (r.sealed() || len(d.Sealed) == 0)
+	})
 }
 
 // known reports whether some point of the line has a state of a disk.
@@ -220,7 +229,7 @@ func (r *run) known(ctx context.Context, role image.Role, id image.StateID) (boo
 		line, err = r.Client.Backup(ctx, r.line.ID)
 		return err
 	})
-	return slices.ContainsFunc(line.Points, func(p api.BackupPoint) bool { return has(p, role, id) }), err
+	return slices.ContainsFunc(line.Points, func(p api.BackupPoint) bool { return r.has(p, role, id) }), err
 }
 
 // disk packs and uploads what was written to one disk.
@@ -230,23 +239,41 @@ func (r *run) disk(ctx context.Context, d deploy.InstalledDisk) error {
 		r.add(DiskResult{Role: d.Role, State: d.State})
 		return nil
 	}
-	if r.sealing != nil {
+	if r.sealed() {
 		return r.sealedDisk(ctx, f)
 	}
-	starts := []image.StateID{f.Base, f.Base, {}}
-	if f.Held != f.Base && r.lower == 0 {
-		if ok, err := r.known(ctx, d.Role, f.Held); err != nil {
+	if r.sealing != nil { // what was encrypted before somebody turned that off
+		if err := r.giveUpSpooled(ctx, f.Role); err != nil {
 			return err
-		} else if ok {
-			starts[0] = f.Held
 		}
 	}
-	from := starts[r.lower]
+	from, err := r.clearStart(ctx, f)
+	if err != nil {
+		return err
+	}
 	if f.Same() && from == f.Held && !(r.allBlocks() && f.Omits()) {
 		r.add(DiskResult{Role: d.Role, State: f.Held, From: f.Held})
 		return nil
 	}
 	return r.layer(ctx, f, from)
+}
+
+// clearStart returns the state that a layer which is not encrypted starts from.
+func (r *run) clearStart(ctx context.Context, f *deploy.Frozen) (image.StateID, error) {
+	if starts, asked := r.starts[f.Role]; asked {
+		return starts[min(r.lower, len(starts)-1)], nil
+	}
+	starts := []image.StateID{f.Base, f.Base, {}}
+	if f.Held != f.Base && r.lower == 0 {
+		ok, err := r.known(ctx, f.Role, f.Held)
+		if err != nil {
+			return image.StateID{}, err
+		}
+		if ok {
+			starts[0] = f.Held
+		}
+	}
+	return starts[r.lower], nil
 }
 
 func (r *run) add(d DiskResult) {
@@ -348,7 +375,7 @@ func (r *run) send(ctx context.Context, role image.Role, length int64, upload fu
 
 // seal makes the point, and notes it. A point that was sealed by a run that did not get to note it is found by its states.
 func (r *run) seal(ctx context.Context) error {
-	fresh := func(d api.PointDisk) bool { return !r.holds(d.Role, d.State) || r.sealing != nil && !d.Layer.IsZero() }
+	fresh := func(d api.PointDisk) bool { return !r.holds(d.Role, d.State) || r.sealed() && !d.Layer.IsZero() }
 	if r.newest != nil && !slices.ContainsFunc(r.disks, fresh) {
 		r.res.Nothing, r.res.Point = true, r.newest.Point
 		return r.note()

@@ -47,28 +47,39 @@ const (
 )
 
 // candidates returns the states that a layer to a disk could start from, best first.
-func candidates(f *deploy.Frozen) ([]image.StateID, error) {
+func (r *run) candidates(f *deploy.Frozen) ([]image.StateID, error) {
 	below, err := f.Below()
 	if err != nil {
 		return nil, err
 	}
 	var out []image.StateID
 	for _, id := range append([]image.StateID{f.Held, f.Base}, below...) {
-		if !slices.Contains(out, id) {
+		if !slices.Contains(out, id) && (r.sealed() || r.mayLeadTo(f, id)) {
 			out = append(out, id)
 		}
 	}
 	return out, nil
 }
 
+// mayLeadTo reports whether a layer that is not encrypted could start from a state: not from the one of the newest point where that is
+// encrypted, since the Synchronizer leads there over what is; nor from what a point held that is gone with its line.
+func (r *run) mayLeadTo(f *deploy.Frozen, id image.StateID) bool {
+	if r.newest == nil {
+		return id != f.Held || id == f.Base
+	}
+	return !slices.ContainsFunc(r.newest.Disks, func(d api.DiskInfo) bool { return d.Role == f.Role && d.State == id && len(d.Sealed) > 0 })
+}
+
 // askStarts returns the request that asks about the candidates that there are.
 func (r *run) askStarts() (api.NewBackup, error) {
 	in := r.about()
-	in.Sealed = r.sealing.Recipients
+	if r.sealed() {
+		in.Sealed = r.sealing.Recipients
+	}
 	r.starts = map[image.Role][]image.StateID{}
 	each := api.MaxStarts / max(len(r.frozen), 1)
 	for role, f := range r.frozen {
-		c, err := candidates(f)
+		c, err := r.candidates(f)
 		if err != nil {
 			return in, err
 		}

@@ -25,6 +25,17 @@ func (s *server) importBackupKeys(keys string) (string, *dbus.Error) {
 	return asJSON(s.e.ImportBackupKeys(keys))
 }
 
+func (s *server) removeBackupKey(recipient string, force bool) (string, *dbus.Error) {
+	if err := checkTexts(recipient); err != nil {
+		return "", err
+	}
+	return asJSON(s.e.RemoveBackupKey(s.ctx, recipient, force))
+}
+
+func (s *server) backupEncryption() (bool, *dbus.Error) { return s.e.EncryptsBackups(), nil }
+
+func (s *server) setBackupEncryption(on bool) *dbus.Error { return own(s.e.EncryptBackups(on)) }
+
 func (s *server) lendBackupKeys(keys string) (string, *dbus.Error) {
 	return asJSON(s.e.LendBackupKeys(keys))
 }
@@ -54,6 +65,28 @@ func (c *Client) ExportBackupKeys(ctx context.Context) (string, error) {
 func (c *Client) ImportBackupKeys(ctx context.Context, keys string) ([]string, error) {
 	var v []string
 	return v, c.get(ctx, &v, "import_backup_keys", keys)
+}
+
+// RemoveBackupKey is endpoint.Engine.RemoveBackupKey.
+func (c *Client) RemoveBackupKey(ctx context.Context, recipient string, force bool) ([]string, error) {
+	var v []string
+	return v, c.get(ctx, &v, "remove_backup_key", recipient, force)
+}
+
+// EncryptsBackups is endpoint.Engine.EncryptsBackups.
+func (c *Client) EncryptsBackups(ctx context.Context) (bool, error) {
+	var on bool
+	body, err := c.call(ctx, "backup_encryption")
+	if err == nil {
+		err = dbus.Store(body, &on)
+	}
+	return on, err
+}
+
+// EncryptBackups is endpoint.Engine.EncryptBackups.
+func (c *Client) EncryptBackups(ctx context.Context, on bool) error {
+	_, err := c.call(ctx, "set_backup_encryption", on)
+	return err
 }
 
 // LendBackupKeys is endpoint.Engine.LendBackupKeys.

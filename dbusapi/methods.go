@@ -40,7 +40,8 @@ func (s *server) exportAll() error {
 			"open_disk":   {change, s.openDisk},
 			"backup_keys": {change, s.backupKeys}, "new_backup_key": {change, s.newBackupKey}, "export_backup_keys": {change, s.exportBackupKeys},
 			"import_backup_keys": {change, s.importBackupKeys}, "lend_backup_keys": {change, s.lendBackupKeys},
-			"return_backup_keys": {change, s.returnBackupKeys},
+			"return_backup_keys": {change, s.returnBackupKeys}, "remove_backup_key": {change, s.removeBackupKey},
+			"backup_encryption": {change, s.backupEncryption}, "set_backup_encryption": {change, s.setBackupEncryption},
 		},
 	}
 	group := table{ifaceGroup: {

@@ -69,6 +69,9 @@ const xmlOwn = `  <interface name="` + ifaceOwn + `">
     <method name="new_backup_key"><arg name="replace" type="b" direction="in"/><arg name="recipient" type="s" direction="out"/></method>
     <method name="export_backup_keys"><arg name="keys" type="s" direction="out"/></method>
     <method name="import_backup_keys"><arg name="keys" type="s" direction="in"/><arg name="json" type="s" direction="out"/></method>
+    <method name="remove_backup_key"><arg name="recipient" type="s" direction="in"/><arg name="force" type="b" direction="in"/><arg name="json" type="s" direction="out"/></method>
+    <method name="backup_encryption"><arg name="on" type="b" direction="out"/></method>
+    <method name="set_backup_encryption"><arg name="on" type="b" direction="in"/></method>
     <method name="lend_backup_keys"><arg name="keys" type="s" direction="in"/><arg name="json" type="s" direction="out"/></method>
     <method name="return_backup_keys"><arg name="recipients" type="as" direction="in"/></method>
     <property name="release" type="s" access="read"/>

@@ -2,77 +2,25 @@ package endpoint
 
 import (
 	"errors"
-	"fmt"
-	"io/fs"
 	"slices"
-	"strings"
-	"time"
 
 	"disksync/agefile"
 	"disksync/backup"
 	"disksync/deploy"
 	"disksync/image"
-	"disksync/internal/durable"
 	"disksync/internal/problem"
 )
-
-// backupKeyFile has the keys of encrypted backups, in the form of age-keygen, beside the token and like it for nobody else to read. The
-// first is what backups are encrypted for; the others open older ones. It is never removed: without it, and without escrow, what was
-// encrypted is lost.
-const backupKeyFile = "backup-key.txt"
-
-// MaxBackupKeys bounds a file of keys, in bytes.
-const MaxBackupKeys = 64 << 10
-
-func readBackupKeys(fsys durable.FS) ([]agefile.Identity, error) {
-	b, err := durable.ReadFile(fsys, backupKeyFile, MaxBackupKeys)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
-	}
-	if err != nil {
-		return nil, err
-	}
-	keys, err := agefile.ParseIdentities(b)
-	if err != nil {
-		return nil, problem.New("DS-KEY-DAMAGED", problem.Damaged, err, "the keys of backups cannot be read", "nothing was changed",
-			"put back the copy that was exported in place of "+backupKeyFile+" in the state folder")
-	}
-	return keys, nil
-}
-
-// keyText is a file with keys.
-func keyText(keys []agefile.Identity, now time.Time) string {
-	var b strings.Builder
-	fmt.Fprintf(&b, "# keys of backups, written %s; whoever has one can read what is encrypted for it\n", now.UTC().Format(time.RFC3339))
-	for _, k := range keys {
-		fmt.Fprintf(&b, "# public key: %s\n%s\n", k.Recipient(), k.Secret())
-	}
-	return b.String()
-}
-
-// keepBackupKeys is called with mu held.
-func (e *Engine) keepBackupKeys(keys []agefile.Identity) error {
-	if err := durable.WriteFile(e.fsys, backupKeyFile, []byte(keyText(keys, e.now())), 0o600); err != nil {
-		return err
-	}
-	e.backupKeys = keys
-	return nil
-}
 
 // openingKeys returns all keys that may open a backup.
 func (e *Engine) openingKeys() []agefile.Identity {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	return slices.Concat(e.backupKeys, e.lentKeys)
+	return slices.Concat(e.ring.keys, e.lentKeys)
 }
 
-// BackupKeys returns the recipients whose keys are kept here, first that which backups are encrypted for. Without any, backups are
-// encrypted only where the policy of the image says so.
-func (e *Engine) BackupKeys() []string {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	return recipientsOf(e.backupKeys)
-}
+// BackupKeys returns the recipients whose keys are kept here, first that which backups are encrypted for, as far as EncryptsBackups says
+// that they are. Without any, backups are encrypted only where the policy of the image says so.
+func (e *Engine) BackupKeys() []string { return e.keyring().recipients() }
 
 func recipientsOf(keys []agefile.Identity) []string {
 	out := []string{}
@@ -84,16 +32,22 @@ func recipientsOf(keys []agefile.Identity) []string {
 
 // NewBackupKey makes the key that backups are encrypted with from now on, and returns its recipient. With replace that is so where there is
 // one already, which stays to open older backups.
-func (e *Engine) NewBackupKey(replace bool) (string, error) {
+func (e *Engine) NewBackupKey(replace bool) (string, error) { return e.newBackupKey(replace, true) }
+
+// newBackupKey is NewBackupKey for the sake of a policy when on is false: what holds where that wants nothing stays as it is.
+func (e *Engine) newBackupKey(replace, on bool) (string, error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if len(e.backupKeys) > 0 && !replace {
-		return "", problem.New("DS-KEY-EXISTS", problem.Busy, nil, "there is a key of backups already: "+e.backupKeys[0].Recipient(), "it is as it was",
-			"`disksyncmgr key export` prints it, for you to keep it elsewhere; --replace makes another one")
+	if len(e.ring.keys) > 0 && !replace {
+		next := "`disksyncmgr key export` prints it, for you to keep it elsewhere; --replace makes another one"
+		if e.ring.off {
+			next = "`disksyncmgr key enable` has backups encrypted with it; --replace makes another one"
+		}
+		return "", problem.New("DS-KEY-EXISTS", problem.Busy, nil, "there is a key of backups already: "+e.ring.keys[0].Recipient(), "it is as it was", next)
 	}
 	k, err := agefile.NewIdentity()
 	if err == nil {
-		err = e.keepBackupKeys(append([]agefile.Identity{k}, e.backupKeys...))
+		err = e.keepRing(keyring{keys: append([]agefile.Identity{k}, e.ring.keys...), off: e.ring.off && !on})
 	}
 	return k.Recipient(), err
 }
@@ -112,7 +66,7 @@ func parseKeys(text string) ([]agefile.Identity, error) {
 }
 
 // ImportBackupKeys keeps keys, in the form of age-keygen, and returns all recipients as BackupKeys does. Where there was none, the first
-// is what backups are encrypted with from now on.
+// is what backups are encrypted with from now on, unless EncryptBackups has turned that off.
 func (e *Engine) ImportBackupKeys(text string) ([]string, error) {
 	keys, err := parseKeys(text)
 	if err != nil {
@@ -120,36 +74,26 @@ func (e *Engine) ImportBackupKeys(text string) ([]string, error) {
 	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	all := addKeys(e.backupKeys, keys)
-	if len(keyText(all, e.now())) > MaxBackupKeys {
+	all := e.ring.with(keys)
+	if len(all.text(e.now())) > MaxBackupKeys {
 		return nil, problem.New("DS-KEY", problem.Usage, nil, "there are too many keys", "nothing was changed", "import those that are needed")
 	}
-	if len(all) > len(e.backupKeys) {
-		if err := e.keepBackupKeys(all); err != nil {
+	if len(all.keys) > len(e.ring.keys) {
+		if err := e.keepRing(all); err != nil {
 			return nil, err
 		}
 	}
-	return recipientsOf(all), nil
-}
-
-func addKeys(all, more []agefile.Identity) []agefile.Identity {
-	all = slices.Clone(all)
-	for _, k := range more {
-		if !slices.Contains(recipientsOf(all), k.Recipient()) {
-			all = append(all, k)
-		}
-	}
-	return all
+	return all.recipients(), nil
 }
 
 // ExportBackupKeys returns the keys as ImportBackupKeys takes them. They are secret.
 func (e *Engine) ExportBackupKeys() (string, error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if len(e.backupKeys) == 0 {
-		return "", problem.New("DS-NO-KEY", problem.NotFound, nil, "there is no key of backups", "", "`disksyncmgr key new` makes one")
+	if len(e.ring.keys) == 0 {
+		return "", noKey("there is no key of backups")
 	}
-	return keyText(e.backupKeys, e.now()), nil
+	return keyText(e.ring.keys, e.now()), nil
 }
 
 // LendBackupKeys has keys used until they are returned or the engine is closed; they are kept in memory alone. It returns their
@@ -177,11 +121,12 @@ func (e *Engine) ReturnBackupKeys(recipients []string) {
 	}
 }
 
-// sealing says how a backup is encrypted, as the policy of the VM's image and the keys that are here say; nil: it is not.
+// sealing says how a backup is encrypted, as the policy of the VM's image and the keys that are here say; nil: there is no key, and one
+// without recipients: it was turned off.
 func (o *Operation) sealing(vm deploy.VM, encrypt bool, escrow []string) (*backup.Seal, error) {
 	e := o.e
 	if encrypt && len(e.BackupKeys()) == 0 {
-		r, err := e.NewBackupKey(false)
+		r, err := e.newBackupKey(false, false)
 		if err != nil && problem.Of(err).Code != "DS-KEY-EXISTS" {
 			return nil, err
 		}
@@ -189,13 +134,17 @@ func (o *Operation) sealing(vm deploy.VM, encrypt bool, escrow []string) (*backu
 			o.note("the policy of image " + vm.Image + " wants backups encrypted, so a key was made: " + r + "; " + keepIt(escrow))
 		}
 	}
-	e.mu.Lock()
-	keys := slices.Clone(e.backupKeys)
-	e.mu.Unlock()
-	if len(keys) == 0 {
+	ring := e.keyring()
+	s := &backup.Seal{Keys: ring.keys, FS: e.fsys, Dir: spoolDir, Look: e.sealLook, Most: e.sealMost}
+	switch {
+	case ring.off && !encrypt:
+		return s, nil
+	case len(ring.keys) == 0:
 		return nil, nil
+	case ring.off:
+		o.note("encryption was turned off here, but the policy of image " + vm.Image + " wants backups encrypted, so this one is")
 	}
-	s := &backup.Seal{Recipients: []string{keys[0].Recipient()}, Keys: keys, FS: e.fsys, Dir: spoolDir, Look: e.sealLook, Most: e.sealMost}
+	s.Recipients = ring.recipients()[:1]
 	for _, r := range escrow {
 		if err := agefile.CheckRecipient(r); err != nil {
 			return nil, problem.New("DS-BACKUP-POLICY", problem.NeedsLogin, err, "the policy of image "+vm.Image+" names a recipient that is none",

@@ -246,6 +246,7 @@ func TestCodes(t *testing.T) {
 			w.encrypting()
 			return errOf(w.e.NewBackupKey(false))
 		}},
+		{"DS-KEY-NEEDED", func(w *world) error { return errOf(w.e.RemoveBackupKey(w.Context(), w.e.BackupKeys()[0], true)) }},
 		{"DS-KEY-DAMAGED", func(w *world) error {
 			text := w.exported()
 			w.close()

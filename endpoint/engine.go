@@ -74,7 +74,7 @@ type Engine struct {
 	login        *Login
 	seen         map[string]seenImage
 	keys         mediaKeys
-	backupKeys   []agefile.Identity // the first is what backups are encrypted for
+	ring         keyring            // of backups
 	lentKeys     []agefile.Identity // which are in memory alone
 
 	sealLook, sealMost int // of backup.Seal; other than 0 in tests
@@ -150,7 +150,7 @@ func open(ctx context.Context, o Options, fsys durable.FS) (*Engine, error) {
 	if err := readJSON(fsys, mediaKeysFile, &e.keys); err != nil {
 		return nil, err
 	}
-	if e.backupKeys, err = readBackupKeys(fsys); err != nil {
+	if e.ring, err = readKeyring(fsys); err != nil {
 		return nil, err
 	}
 	if err := readJSON(fsys, seenFile, &e.seen); err != nil {

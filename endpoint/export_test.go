@@ -2,9 +2,11 @@ package endpoint
 
 import (
 	"context"
+	"time"
 
 	"disksync/deploy"
 	"disksync/image"
+	"disksync/internal/durable"
 )
 
 // Store returns the engine's disks.
@@ -42,3 +44,26 @@ func (l *EarlyLeaf) WhenWhole(swap func() error) error { return l.v.whenWhole(sw
 
 // Leave lets go of what is downloaded.
 func (l *EarlyLeaf) Leave() { l.v.leave() }
+
+// KeyFile is what a file of keys says.
+type KeyFile struct {
+	Recipients []string
+	Off        bool
+}
+
+// ReadKeyFile reads the file of keys in a state folder.
+func ReadKeyFile(fsys durable.FS) (KeyFile, error) {
+	r, err := readKeyring(fsys)
+	return KeyFile{r.recipients(), r.off}, err
+}
+
+// OverKeys returns an engine that has keys, and nothing else.
+func OverKeys(fsys durable.FS) (*Engine, error) {
+	store, err := deploy.OpenStore(fsys, time.Now)
+	if err != nil {
+		return nil, err
+	}
+	e := &Engine{fsys: fsys, now: time.Now, store: store}
+	e.ring, err = readKeyring(fsys)
+	return e, err
+}

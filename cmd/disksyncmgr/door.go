@@ -69,6 +69,9 @@ type door interface {
 	NewBackupKey(ctx context.Context, replace bool) (string, error)
 	ExportBackupKeys(ctx context.Context) (string, error)
 	ImportBackupKeys(ctx context.Context, keys string) ([]string, error)
+	RemoveBackupKey(ctx context.Context, recipient string, force bool) ([]string, error)
+	EncryptsBackups(ctx context.Context) (bool, error)
+	EncryptBackups(ctx context.Context, on bool) error
 	LendBackupKeys(ctx context.Context, keys string) ([]string, error)
 	ReturnBackupKeys(ctx context.Context, recipients []string) error
 	RollBack(ctx context.Context, vm string) (endpoint.VMInfo, error)

@@ -18,7 +18,8 @@ import (
 )
 
 func newKey(o *options) *cobra.Command {
-	c := cli.Group("key", "Look after the key that backups are encrypted with", newKeyNew(o), newKeyShow(o), newKeyExport(o), newKeyImport(o))
+	c := cli.Group("key", "Look after the key that backups are encrypted with", newKeyNew(o), newKeyShow(o), newKeyExport(o), newKeyImport(o),
+		newKeyRemove(o), newKeySwitch(o, true), newKeySwitch(o, false))
 	c.Long = `Backups are encrypted before they leave this machine when there is a key, or when the policy of the image says
 so: with age (https://age-encryption.org), for your key and for those of escrow that the policy names.
 
@@ -61,12 +62,19 @@ func newKeyShow(o *options) *cobra.Command {
 				if asJSON {
 					return cli.JSON(cmd.OutOrStdout(), keys)
 				}
+				on, err := d.EncryptsBackups(cmd.Context())
+				if err != nil {
+					return err
+				}
 				for i, r := range keys {
 					use := "opens older backups"
-					if i == 0 {
+					if on && i == 0 {
 						use = "backups are encrypted for it"
 					}
 					printLine(cmd.OutOrStdout(), "%s  %s", r, use)
+				}
+				if len(keys) > 0 && !on {
+					fmt.Fprintln(os.Stderr, "Backups are not encrypted, but where the policy of an image wants it; `disksyncmgr key enable` changes that.")
 				}
 				return nil
 			})
@@ -122,13 +130,78 @@ with the first one from then on; others open older backups.`,
 			}
 			return o.with(cmd.Context(), func(d door) error {
 				keys, err := d.ImportBackupKeys(cmd.Context(), text)
+				if err != nil {
+					return err
+				}
+				return sayKeys(cmd, d, keys)
+			})
+		},
+	}
+}
+
+// sayKeys says how many keys are here, and what backups are encrypted for.
+func sayKeys(cmd *cobra.Command, d door, keys []string) error {
+	on, err := d.EncryptsBackups(cmd.Context())
+	if err != nil {
+		return err
+	}
+	use := "not encrypted"
+	if on {
+		use = "encrypted for " + keys[0]
+	}
+	printLine(cmd.OutOrStdout(), "%s here; backups are %s", count(len(keys), "key"), use)
+	return nil
+}
+
+func newKeyRemove(o *options) *cobra.Command {
+	var force bool
+	c := &cobra.Command{
+		Use: "remove RECIPIENT", Short: "Remove a key that opens older backups", Args: cobra.ExactArgs(1),
+		Long: `Removes the key of RECIPIENT, as "key show" prints it, from this machine. The key that backups are encrypted for
+is not removed; nor is one, but with --force, without which one of your backups could not be opened here any
+more, or when that cannot be found out. Copies of the key that were exported still open what is encrypted for it.`,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return o.with(cmd.Context(), func(d door) error {
+				keys, err := d.RemoveBackupKey(cmd.Context(), args[0], force)
+				if err != nil {
+					return err
+				}
+				return sayKeys(cmd, d, keys)
+			})
+		},
+	}
+	c.Flags().BoolVar(&force, "force", false, "also when backups need it that no other key here opens")
+	return c
+}
+
+const (
+	enabled  = "Backups are encrypted from the next one on. What was sent in the clear before stays as it is.\n"
+	disabled = "Backups are not encrypted any more, from the next one on. The next one of a VM starts from what was published, so that the Synchronizer\n" +
+		"can read all that was written since, also what older backups have encrypted. The keys stay, to open those.\n"
+)
+
+// newKeySwitch makes "key enable" or "key disable".
+func newKeySwitch(o *options, on bool) *cobra.Command {
+	c := &cobra.Command{
+		Use: "disable", Short: "Do not encrypt backups any more; the keys stay, to open those that are there", Args: cobra.NoArgs,
+		Long: `From the next one on backups are not encrypted. The keys stay, to open those that are there. The next backup of a
+VM whose last one is encrypted starts from what was published, and is sent though nothing was written: the
+Synchronizer can read all of it. Where the policy of an image wants encryption this is refused.`,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return o.with(cmd.Context(), func(d door) error {
+				err := d.EncryptBackups(cmd.Context(), on)
 				if err == nil {
-					printLine(cmd.OutOrStdout(), "%s here; backups are encrypted for %s", count(len(keys), "key"), keys[0])
+					fmt.Fprint(os.Stderr, map[bool]string{true: enabled, false: disabled}[on])
 				}
 				return err
 			})
 		},
 	}
+	if on {
+		c.Use, c.Short = "enable", "Encrypt backups again, for the first key of \"key show\""
+		c.Long = ""
+	}
+	return c
 }
 
 // readKeys reads a file of keys with the rights of whoever called the command.
@@ -175,6 +248,14 @@ func (s *standalone) ExportBackupKeys(context.Context) (string, error) {
 
 func (s *standalone) ImportBackupKeys(_ context.Context, text string) ([]string, error) {
 	return s.Engine.ImportBackupKeys(text)
+}
+
+func (s *standalone) EncryptsBackups(context.Context) (bool, error) {
+	return s.Engine.EncryptsBackups(), nil
+}
+
+func (s *standalone) EncryptBackups(_ context.Context, on bool) error {
+	return s.Engine.EncryptBackups(on)
 }
 
 func (s *standalone) LendBackupKeys(_ context.Context, text string) ([]string, error) {
