@@ -139,6 +139,10 @@ func (o *Operation) sealing(vm deploy.VM, encrypt bool, escrow []string) (*backu
 	switch {
 	case ring.off && !encrypt:
 		return s, nil
+	case len(ring.keys) == 0 && e.fromSealed(vm):
+		return nil, problem.New("DS-BACKUP-KEY", problem.NeedsLogin, nil, "VM "+vm.Name+" was restored from encrypted backups, and there is no key here for its own",
+			"the VM is as it was; nothing was sent", "import the key with `disksyncmgr key import FILE`, or make another one with `disksyncmgr key new`; "+
+				"with `disksyncmgr key disable` backups are not encrypted")
 	case len(ring.keys) == 0:
 		return nil, nil
 	case ring.off:
@@ -155,6 +159,15 @@ func (o *Operation) sealing(vm deploy.VM, encrypt bool, escrow []string) (*backu
 		}
 	}
 	return s, nil
+}
+
+// fromSealed reports whether a VM that has no backups of its own yet was restored from encrypted ones: what is on its disks must not be sent in
+// the clear because the key was only lent.
+func (e *Engine) fromSealed(vm deploy.VM) bool {
+	m, err := e.store.Manifest(vm.Current, e.trusted()...)
+	return err == nil && vm.Backup == nil && slices.ContainsFunc(m.Manifest().Disks, func(d image.Disk) bool {
+		return slices.ContainsFunc(d.Layers, func(l image.LayerRef) bool { return len(l.Sealed) > 0 })
+	})
 }
 
 // keepIt says what it takes to be able to read a backup when this machine is lost.

@@ -373,6 +373,47 @@ func TestLostKeyAndNoOther(t *testing.T) {
 	w.holds("back", want)
 }
 
+// TestLentKeyAlone: what was restored with a key that was lent is not sent in the clear, unless somebody says so; then the point starts from
+// what was published.
+func TestLentKeyAlone(t *testing.T) {
+	w := ready(t, disk(1, 2, 3))
+	w.run(endpoint.Request{Kind: endpoint.Download, Image: "win7"})
+	w.encrypting()
+	now := disk(1, 2, 3)
+	copy(now[700:], "mine")
+	w.writes("win7", image.System, 700, []byte("mine"))
+	w.backUp("win7")
+	other := w.elsewhere()
+	lent, err := other.e.LendBackupKeys(w.exported())
+	if err != nil {
+		t.Fatal(err)
+	}
+	other.run(endpoint.Request{Kind: endpoint.Restore, From: "win7", VM: "back"})
+	other.e.ReturnBackupKeys(lent)
+	copy(now[block:], "more")
+	for _, write := range []bool{false, true} {
+		if write {
+			other.writes("back", image.System, block, []byte("more"))
+		}
+		c, s := other.fail(endpoint.Request{Kind: endpoint.Backup, VM: "back"})
+		if c != "DS-BACKUP-KEY" || !strings.Contains(s.Outcome().Error(), "restored from") {
+			t.Errorf("%s, %v", c, s.Outcome())
+		}
+		// What was frozen for it would be what the next one goes on with.
+		if o, err := other.e.Operation(s.ID); err != nil || o.Delete(t.Context()) != nil {
+			t.Fatal(err)
+		}
+	}
+	other.turn(false)
+	rc := other.backUp("back")
+	if d := rc.Point.Disks[0]; len(rc.Point.Recipients) > 0 || d.From.IsZero() || d.Read != 2 {
+		t.Errorf("%+v", rc.Point)
+	}
+	third := w.elsewhere()
+	third.run(endpoint.Request{Kind: endpoint.Restore, From: rc.Point.Line.String(), VM: "again"})
+	third.holds("again", now)
+}
+
 // TestKeyFileFaults: whatever fails, or loses power, while the file of keys is changed, afterwards it says what it said before or what it
 // was to say, and no key is lost that was not to be removed.
 func TestKeyFileFaults(t *testing.T) {
