@@ -118,7 +118,7 @@ func (e *Engine) notNeeded(ctx context.Context, recipient string, left []string)
 	}
 	if err != nil {
 		p := problem.Of(err)
-		return problem.New(p.Code, p.Exit, err, "it cannot be found out which backups need the key: "+p.What, "the key is here as before", p.Next+exportFirst)
+		return problem.New(p.Code, p.Exit, err, "it cannot be found out which backups need the key", "the key is here as before", p.Next+exportFirst)
 	}
 	var needed []string
 	for _, l := range lines {

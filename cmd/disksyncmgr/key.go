@@ -176,8 +176,8 @@ more, or when that cannot be found out. Copies of the key that were exported sti
 
 const (
 	enabled  = "Backups are encrypted from the next one on. What was sent in the clear before stays as it is.\n"
-	disabled = "Backups are not encrypted any more, from the next one on. The next one of a VM starts from what was published, so that the Synchronizer\n" +
-		"can read all that was written since, also what older backups have encrypted. The keys stay, to open those.\n"
+	disabled = "Backups are not encrypted any more, from the next one on. The next one of a VM whose newest is encrypted starts from what was published:\n" +
+		"the Synchronizer can read all that was written since, also what older backups have encrypted. The keys stay, to open those.\n"
 )
 
 // newKeySwitch makes "key enable" or "key disable".
