@@ -247,6 +247,20 @@ func TestCodes(t *testing.T) {
 			return errOf(w.e.NewBackupKey(false))
 		}},
 		{"DS-KEY-NEEDED", func(w *world) error { return errOf(w.e.RemoveBackupKey(w.Context(), w.e.BackupKeys()[0], true)) }},
+		{"DS-BACKUP-KEY", func(w *world) error {
+			keys := w.exported()
+			w.writes("mine", image.System, 900, []byte("and encrypted"))
+			w.run(endpoint.Request{Kind: endpoint.Backup, VM: "mine"})
+			w.run(endpoint.Request{Kind: endpoint.Restore, From: "mine", VM: "back"})
+			w.close()
+			if err := os.Remove(filepath.Join(w.dir, "backup-key.txt")); err != nil {
+				return err
+			}
+			w.open()
+			err := outcome(w, endpoint.Request{Kind: endpoint.Backup, VM: "back"})
+			_, failed := w.e.ImportBackupKeys(keys)
+			return errors.Join(err, failed)
+		}},
 		{"DS-KEY-DAMAGED", func(w *world) error {
 			text := w.exported()
 			w.close()
