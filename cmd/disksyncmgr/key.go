@@ -108,8 +108,10 @@ func newKeyExport(o *options) *cobra.Command {
 
 // keepSecret writes a text to a new file that only its owner can read.
 func keepSecret(name, text string) error {
-	if _, err := os.Lstat(name); !errors.Is(err, fs.ErrNotExist) {
-		return problem.New("DS-EXISTS", problem.Busy, err, name+" is there already", "it is as it was", "choose another name")
+	if _, err := os.Lstat(name); err == nil {
+		return problem.New("DS-EXISTS", problem.Busy, nil, name+" is there already", "it is as it was", "choose another name")
+	} else if !errors.Is(err, fs.ErrNotExist) {
+		return err
 	}
 	dir, err := durable.Dir(filepath.Dir(name))
 	if err != nil {

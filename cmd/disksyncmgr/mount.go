@@ -49,9 +49,14 @@ func mount(cmd *cobra.Command, d door, vm string, point image.Version, roles []i
 			fmt.Fprintf(cmd.OutOrStdout(), "%s, %d bytes\n", filepath.Join(dir, string(r)+".raw"), p.Size())
 		}
 	}
-	return f.Serve(cmd.Context(), func() {
+	err = f.Serve(cmd.Context(), func() {
 		fmt.Fprintf(cmd.ErrOrStderr(), "%s is in use; it is unmounted when it no longer is\n", dir)
 	})
+	if err != nil {
+		return problem.New("DS-MOUNT", problem.Failure, err, dir+" cannot be unmounted", "the backups are as they were",
+			"unmount it as root: umount "+dir)
+	}
+	return nil
 }
 
 // pointDisk is a disk of a point, opened anew when the service has let go of it: nobody read it for a while, or it was exchanged.

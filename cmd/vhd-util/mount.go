@@ -59,6 +59,9 @@ func (m *mount) run(cmd *cobra.Command, name, dir string) error {
 	served := f.Serve(cmd.Context(), func() {
 		fmt.Fprintf(cmd.ErrOrStderr(), "%s is in use (a loop device? see losetup -j); it is unmounted when it no longer is\n", dir)
 	})
+	if served != nil {
+		served = refuse(syscall.EPERM, served, "cannot unmount "+dir, "what was written is in the VHD", "unmount it as root: umount "+dir)
+	}
 	return errors.Join(err, served, d.Close())
 }
 

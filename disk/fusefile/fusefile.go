@@ -25,6 +25,8 @@ const (
 	maxTransfer = 1 << 20
 	// busyPause is how often it is tried to unmount what is in use.
 	busyPause = 200 * time.Millisecond
+	// busyTries is how often it is tried before somebody is told: a program that looks at every new folder is not worth that.
+	busyTries = 2
 )
 
 // ErrNoFUSE is returned where the system has no FUSE.
@@ -42,8 +44,10 @@ type Options struct {
 
 // Mounted is a folder whose files are devices.
 type Mounted struct {
-	dir    string
-	server *fuse.Server
+	server  interface{ Wait() }
+	gate    *gate
+	unmount func() error
+	there   func() (bool, error) // whether it is mounted still
 }
 
 // Mount puts a file for each device, by its name, into dir, a folder that is there and empty, and returns when they can be read. The
@@ -53,13 +57,18 @@ func Mount(dir string, devices map[string]nbd.Device, o Options) (*Mounted, erro
 	if _, err := os.Stat("/dev/fuse"); err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrNoFUSE, err)
 	}
-	if err := prepare(dir); err != nil {
+	name, err := prepare(dir)
+	if err != nil {
 		return nil, err
 	}
 	if o.Report == nil {
 		o.Report = func(string, string, error) {}
 	}
-	root := &folder{devices: devices, o: o}
+	g := &gate{}
+	root := &folder{devices: map[string]nbd.Device{}, o: o}
+	for name, d := range devices {
+		root.devices[name] = gated{d, g}
+	}
 	always := time.Hour // nothing changes but by the kernel itself
 	m := fuse.MountOptions{
 		FsName: fsName, Name: fsName, DirectMount: true, AllowOther: o.AllowOther, DisableXAttrs: true, MaxWrite: maxTransfer,
@@ -68,15 +77,18 @@ func Mount(dir string, devices map[string]nbd.Device, o Options) (*Mounted, erro
 	if !o.Writable {
 		m.Options = append(m.Options, "ro")
 	}
-	server, err := fs.Mount(dir, root, &fs.Options{MountOptions: m, EntryTimeout: &always, AttrTimeout: &always, Logger: m.Logger})
+	server, err := fs.Mount(name, root, &fs.Options{MountOptions: m, EntryTimeout: &always, AttrTimeout: &always, Logger: m.Logger})
 	if err != nil {
 		return nil, fmt.Errorf("mount on %s: %w", dir, err)
 	}
-	return &Mounted{dir, server}, nil
+	return &Mounted{
+		server: server, gate: g, unmount: func() error { return unmount(name) }, there: func() (bool, error) { return mounted(name) },
+	}, nil
 }
 
 // Serve returns when the folder was unmounted, by somebody else or because ctx has ended. busy is called once when it is in use then; it is
-// unmounted as soon as it no longer is.
+// unmounted as soon as it no longer is. When it cannot be unmounted for another reason Serve returns that: what is left of it until the
+// process ends has files that cannot be read or written.
 func (m *Mounted) Serve(ctx context.Context, busy func()) error {
 	gone := make(chan struct{})
 	go func() {
@@ -90,14 +102,21 @@ func (m *Mounted) Serve(ctx context.Context, busy func()) error {
 	}
 	tick := time.NewTicker(busyPause)
 	defer tick.Stop()
-	for told := false; ; {
-		err := m.server.Unmount()
+	for try := 1; ; try++ {
+		err := m.unmount()
 		if err == nil {
 			<-gone
 			return nil
 		}
-		if !told {
-			told = true
+		if !errors.Is(err, syscall.EBUSY) {
+			// Somebody else may have unmounted it meanwhile; then it goes on for those who have files open.
+			there, thereErr := m.there()
+			if there || thereErr != nil {
+				m.gate.close()
+				return errors.Join(fmt.Errorf("unmount: %w", err), thereErr)
+			}
+		}
+		if try == busyTries {
 			busy()
 		}
 		select {

@@ -36,7 +36,7 @@ var rules = map[string]rule{
 	"vhd/vhdfile":   {"image vhd", "golang.org/x/sys"},
 	"disk":          {"disk/nbd vhd", "golang.org/x/sync"},
 	"disk/nbd":      {"", ""},
-	"disk/fusefile": {"disk/nbd", "github.com/hanwen/go-fuse"},
+	"disk/fusefile": {"disk/nbd", "github.com/hanwen/go-fuse golang.org/x/sys"},
 	"volume":        {"", ""},
 	"layer":         {"image internal/hugepage internal/lzma", "github.com/klauspost/compress golang.org/x/sync"},
 	"config":        {"internal/durable internal/limit", "github.com/pelletier/go-toml/v2"},
