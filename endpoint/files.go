@@ -2,10 +2,13 @@ package endpoint
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"path/filepath"
 	"slices"
+	"sync"
 
 	"disksync/deploy"
 	"disksync/image"
@@ -17,16 +20,52 @@ import (
 
 // DiskView is a disk to be read at random. It is safe for concurrent use.
 type DiskView struct {
-	io.ReaderAt
+	disk   io.ReaderAt
 	size   int64
 	opened []func() error
+
+	mu      sync.Mutex
+	closed  bool
+	reading sync.WaitGroup // added to with mu held, while it is not closed
 }
 
 // Size returns the size of the disk in bytes.
 func (v *DiskView) Size() int64 { return v.size }
 
-// Close closes what the disk is read from.
+// ReadAt implements io.ReaderAt. A block that is not what the backup had gives a Problem of status Damaged, and will not be any better when
+// the disk is opened again. After Close the error is fs.ErrClosed.
+func (v *DiskView) ReadAt(p []byte, off int64) (int, error) {
+	v.mu.Lock()
+	if v.closed {
+		v.mu.Unlock()
+		return 0, fmt.Errorf("read a disk: %w", fs.ErrClosed)
+	}
+	v.reading.Add(1)
+	v.mu.Unlock()
+	defer v.reading.Done()
+	n, err := v.disk.ReadAt(p, off)
+	return n, explainRead(err)
+}
+
+func explainRead(err error) error {
+	const what, safe = "a part of the disk cannot be read", "nothing was changed"
+	if errors.Is(err, layer.ErrCorrupt) {
+		return problem.New("DS-SERVER-DAMAGED", problem.Damaged, err, what+": the Synchronizer's copy is damaged", safe,
+			"tell the administrator; where the VM is on this machine, `disksyncmgr verify` says whether its own disk is to blame")
+	}
+	return syncclient.Explain(err, what, safe)
+}
+
+// Close closes what the disk is read from, as soon as the reads that are under way have ended. Closing it again does nothing.
 func (v *DiskView) Close() error {
+	v.mu.Lock()
+	closed := v.closed
+	v.closed = true
+	v.mu.Unlock()
+	v.reading.Wait()
+	if closed {
+		return nil
+	}
 	var first error
 	for _, c := range slices.Backward(v.opened) {
 		if err := c(); first == nil {
@@ -75,7 +114,7 @@ func (e *Engine) openPresent(v *DiskView, name string, r image.Role) error {
 	if err != nil {
 		return err
 	}
-	v.ReaderAt, v.size = disk, disk.Size()
+	v.disk, v.size = disk, disk.Size()
 	v.opened = append(v.opened, disk.Close)
 	return nil
 }
@@ -129,7 +168,7 @@ func (e *Engine) openState(ctx context.Context, v *DiskView, c *syncclient.Clien
 		break
 	}
 	if len(layers) == 0 {
-		v.ReaderAt, v.size = from, from.Size()
+		v.disk, v.size = from, from.Size()
 		return nil
 	}
 	var path []layer.Source
@@ -158,6 +197,6 @@ func (e *Engine) openState(ctx context.Context, v *DiskView, c *syncclient.Clien
 		return err
 	}
 	v.opened = append(v.opened, func() error { rd.Close(); return nil })
-	v.ReaderAt, v.size = rd, rd.Size()
+	v.disk, v.size = rd, rd.Size()
 	return nil
 }

@@ -81,7 +81,7 @@ func newReader(path []Source, from io.ReaderAt, size int64, scratch Scratch) *Re
 // Size returns the size of the disk in bytes.
 func (r *Reader) Size() int64 { return r.size }
 
-// Close frees the decoder; the sources and the scratch room are the caller's.
+// Close frees the decoder; the sources and the scratch room are the caller's. No read may be under way, and none may follow.
 func (r *Reader) Close() {
 	r.dec.Close()
 	for _, u := range r.recent {
