@@ -2,10 +2,8 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"path/filepath"
-	"sync"
 
 	"github.com/spf13/cobra"
 
@@ -25,8 +23,7 @@ func mount(cmd *cobra.Command, d door, vm string, point image.Version, roles []i
 	reading := context.WithoutCancel(cmd.Context()) // who uses a file goes on until it is unmounted
 	disks := map[string]fusefile.Reader{}
 	for _, r := range roles {
-		p := &pointDisk{open: func() (dbusapi.Disk, error) { return d.OpenDisk(reading, vm, point, r) }}
-		err := p.again(nil)
+		p, err := openPointDisk(func() (dbusapi.Disk, error) { return d.OpenDisk(reading, vm, point, r) })
 		if problem.Of(err) != nil && problem.Of(err).Code == "DS-NO-DISK" && len(roles) > 1 {
 			continue
 		}
@@ -58,54 +55,3 @@ func mount(cmd *cobra.Command, d door, vm string, point image.Version, roles []i
 	}
 	return nil
 }
-
-// pointDisk is a disk of a point, opened anew when the service has let go of it: nobody read it for a while, or it was exchanged.
-type pointDisk struct {
-	open func() (dbusapi.Disk, error)
-
-	mu  sync.Mutex
-	now dbusapi.Disk
-}
-
-// ReadAt implements io.ReaderAt.
-func (p *pointDisk) ReadAt(b []byte, off int64) (int, error) {
-	d := p.disk()
-	n, err := d.ReadAt(b, off)
-	if n == len(b) {
-		return n, nil
-	}
-	if again := p.again(d); again != nil {
-		return n, errors.Join(err, again)
-	}
-	return p.disk().ReadAt(b, off)
-}
-
-func (p *pointDisk) disk() dbusapi.Disk {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return p.now
-}
-
-// again opens the disk in place of the one that failed, unless somebody else has done it already.
-func (p *pointDisk) again(failed dbusapi.Disk) error {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.now != failed {
-		return nil
-	}
-	d, err := p.open()
-	if err != nil {
-		return err
-	}
-	if failed != nil {
-		_ = failed.Close() // it was read from only
-	}
-	p.now = d
-	return nil
-}
-
-// Size returns the disk's size in bytes.
-func (p *pointDisk) Size() int64 { return p.disk().Size() }
-
-// Close closes the disk.
-func (p *pointDisk) Close() error { return p.disk().Close() }
