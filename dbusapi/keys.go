@@ -36,12 +36,12 @@ func (s *server) backupEncryption() (bool, *dbus.Error) { return s.e.EncryptsBac
 
 func (s *server) setBackupEncryption(on bool) *dbus.Error { return own(s.e.EncryptBackups(on)) }
 
-func (s *server) lendBackupKeys(keys string) (string, *dbus.Error) {
-	return asJSON(s.e.LendBackupKeys(keys))
+func (s *server) lendBackupKeys(keys string, sender dbus.Sender) (string, *dbus.Error) {
+	return asJSON(s.lenders.lend(string(sender), keys))
 }
 
-func (s *server) returnBackupKeys(recipients []string) *dbus.Error {
-	s.e.ReturnBackupKeys(recipients)
+func (s *server) returnBackupKeys(recipients []string, sender dbus.Sender) *dbus.Error {
+	s.e.ReturnBackupKeys(string(sender), recipients)
 	return nil
 }
 
@@ -89,7 +89,7 @@ func (c *Client) EncryptBackups(ctx context.Context, on bool) error {
 	return err
 }
 
-// LendBackupKeys is endpoint.Engine.LendBackupKeys.
+// LendBackupKeys is endpoint.Engine.LendBackupKeys; the lender is this Client, and its keys are lent until it is closed.
 func (c *Client) LendBackupKeys(ctx context.Context, keys string) ([]string, error) {
 	var v []string
 	return v, c.get(ctx, &v, "lend_backup_keys", keys)

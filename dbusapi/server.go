@@ -32,6 +32,8 @@ type server struct {
 	conn   *dbus.Conn
 	access *access
 	log    *slog.Logger
+	// lenders are the callers whose keys open backups.
+	lenders *lenders
 
 	mu sync.Mutex // held to begin a stream, and to end ctx, after which none begins
 	// streams are the disks that are being sent to callers.
@@ -50,7 +52,8 @@ func Serve(ctx context.Context, conn *dbus.Conn, e *endpoint.Engine, o Options) 
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	s := &server{ctx: ctx, e: e, conn: conn, access: &access{conn: conn, group: o.Group}, log: o.Log}
+	s := &server{ctx: ctx, e: e, conn: conn, access: &access{conn: conn, group: o.Group}, log: o.Log, lenders: newLenders(conn, e)}
+	defer s.lenders.close()
 	if err := s.exportAll(); err != nil {
 		return fmt.Errorf("export objects: %w", err)
 	}

@@ -2,6 +2,7 @@ package endpoint
 
 import (
 	"errors"
+	"maps"
 	"slices"
 
 	"disksync/agefile"
@@ -15,7 +16,11 @@ import (
 func (e *Engine) openingKeys() []agefile.Identity {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	return slices.Concat(e.ring.keys, e.lentKeys)
+	all := slices.Clone(e.ring.keys)
+	for _, lender := range slices.Sorted(maps.Keys(e.lentKeys)) {
+		all = append(all, e.lentKeys[lender]...)
+	}
+	return all
 }
 
 // BackupKeys returns the recipients whose keys are kept here, first that which backups are encrypted for, as far as EncryptsBackups says
@@ -96,29 +101,40 @@ func (e *Engine) ExportBackupKeys() (string, error) {
 	return keyText(e.ring.keys, e.now()), nil
 }
 
-// LendBackupKeys has keys used until they are returned or the engine is closed; they are kept in memory alone. It returns their
-// recipients.
-func (e *Engine) LendBackupKeys(text string) ([]string, error) {
+// LendBackupKeys has keys used until the lender, which can have any name, returns them or the engine is closed; they are kept in memory
+// alone. It returns their recipients. To lend a key again changes nothing.
+func (e *Engine) LendBackupKeys(lender, text string) ([]string, error) {
 	keys, err := parseKeys(text)
 	if err != nil {
 		return nil, err
 	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	e.lentKeys = append(e.lentKeys, keys...)
+	all := keyring{keys: e.lentKeys[lender]}.with(keys).keys
+	if len(keyText(all, e.now())) > MaxBackupKeys {
+		return nil, problem.New("DS-KEY", problem.Usage, nil, "there are too many keys", "nothing was changed", "lend those that are needed")
+	}
+	e.lentKeys[lender] = all
 	return recipientsOf(keys), nil
 }
 
-// ReturnBackupKeys forgets keys that were lent, of each recipient one.
-func (e *Engine) ReturnBackupKeys(recipients []string) {
+// ReturnBackupKeys forgets keys of these recipients that the lender has lent.
+func (e *Engine) ReturnBackupKeys(lender string, recipients []string) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	for _, r := range recipients {
-		i := slices.IndexFunc(e.lentKeys, func(k agefile.Identity) bool { return k.Recipient() == r })
-		if i >= 0 {
-			e.lentKeys = slices.Delete(slices.Clone(e.lentKeys), i, i+1)
-		}
+	e.lentKeys[lender] = slices.DeleteFunc(e.lentKeys[lender], func(k agefile.Identity) bool {
+		return slices.Contains(recipients, k.Recipient())
+	})
+	if len(e.lentKeys[lender]) == 0 {
+		delete(e.lentKeys, lender)
 	}
+}
+
+// ReturnAllBackupKeys forgets the keys of a lender.
+func (e *Engine) ReturnAllBackupKeys(lender string) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	delete(e.lentKeys, lender)
 }
 
 // sealing says how a backup is encrypted, as the policy of the VM's image and the keys that are here say; nil: there is no key, and one

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"testing"
 
+	"disksync/agefile"
 	"disksync/api"
 	"disksync/endpoint"
 	"disksync/image"
@@ -186,7 +187,7 @@ func TestEscrow(t *testing.T) {
 	if c != "DS-BACKUP-KEY" || !strings.Contains(s.Outcome().Error(), escrow) {
 		t.Errorf("%s, %v", c, s.Outcome())
 	}
-	lent, err := third.e.LendBackupKeys(key)
+	lent, err := third.e.LendBackupKeys("IT", key)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -208,7 +209,7 @@ func TestEscrow(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	third.e.ReturnBackupKeys(lent)
+	third.e.ReturnBackupKeys("IT", lent)
 	if b, err := os.ReadDir(third.dir); err != nil || slices.ContainsFunc(b, func(e fs.DirEntry) bool { return e.Name() == "backup-key.txt" }) {
 		t.Errorf("what was lent was kept: %v, %v", b, err)
 	}
@@ -324,5 +325,70 @@ func TestAnotherKey(t *testing.T) {
 		if err := os.RemoveAll(other.dir); err != nil {
 			t.Fatal(err)
 		}
+	}
+}
+
+func anotherKey(t *testing.T) string {
+	t.Helper()
+	k, err := agefile.NewIdentity()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return k.Secret()
+}
+
+// TestLenders: keys are there as long as one of those who lent them has not returned them, and nobody returns those of others.
+func TestLenders(t *testing.T) {
+	w := ready(t, disk(1, 2))
+	w.run(endpoint.Request{Kind: endpoint.Download, Image: "win7"})
+	me := w.encrypting()
+	w.writes("win7", image.System, 700, []byte("secret"))
+	w.backUp("win7")
+	key := w.exported()
+	other := w.elsewhere()
+	opens := func(want bool, when string) {
+		t.Helper()
+		v, err := other.e.OpenDisk(t.Context(), "win7", 1, image.System)
+		if err == nil {
+			err = v.Close()
+		}
+		if want != (err == nil) || !want && code(t, err) != "DS-BACKUP-KEY" {
+			t.Errorf("%s: %v", when, err)
+		}
+	}
+	lend := func(lender, text string) {
+		t.Helper()
+		if got, err := other.e.LendBackupKeys(lender, text); err != nil || len(got) != 1 {
+			t.Fatal(got, err)
+		}
+	}
+	opens(false, "nobody has lent anything")
+	lend("a", key)
+	lend("b", key)
+	other.e.ReturnBackupKeys("c", []string{me})
+	other.e.ReturnAllBackupKeys("c")
+	other.e.ReturnBackupKeys("a", []string{me, "nobody"})
+	opens(true, "b has not returned it")
+	other.e.ReturnBackupKeys("a", []string{me})
+	opens(true, "a has returned it twice")
+	lend("b", key)
+	lend("b", key)
+	other.e.ReturnBackupKeys("b", []string{me})
+	opens(false, "it was lent again and again, and returned")
+	lend("a", key)
+	lend("a", anotherKey(t))
+	other.e.ReturnBackupKeys("a", nil)
+	opens(true, "a has returned nothing")
+	other.e.ReturnAllBackupKeys("a")
+	opens(false, "a has returned all")
+
+	var err error
+	for range 1000 {
+		if _, err = other.e.LendBackupKeys("a", anotherKey(t)); err != nil {
+			break
+		}
+	}
+	if code(t, err) != "DS-KEY" {
+		t.Errorf("keys without end are lent: %v", err)
 	}
 }

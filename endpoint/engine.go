@@ -74,8 +74,8 @@ type Engine struct {
 	login        *Login
 	seen         map[string]seenImage
 	keys         mediaKeys
-	ring         keyring            // of backups
-	lentKeys     []agefile.Identity // which are in memory alone
+	ring         keyring                       // of backups
+	lentKeys     map[string][]agefile.Identity // by lender; in memory alone
 
 	sealLook, sealMost int // of backup.Seal; other than 0 in tests
 	policies           policies
@@ -127,6 +127,7 @@ func open(ctx context.Context, o Options, fsys durable.FS) (*Engine, error) {
 		giveUp: o.GiveUp, powerDown: cmp.Or(o.PowerDown, powerDownTime), agentTime: cmp.Or(o.AgentTime, agentTime),
 		fleet: fleet{vms: map[image.UUID]*runningVM{}, offers: map[image.UUID]*offered{}, changing: map[image.UUID]bool{}},
 		seen:  map[string]seenImage{}, shelves: map[int]func(){}, earlies: map[image.UUID]*early{}, places: map[string]cache.Medium{}, health: map[string]Health{},
+		lentKeys: map[string][]agefile.Identity{},
 	}
 	var err error
 	if e.config, err = config.Open(fsys); err != nil {

@@ -119,7 +119,7 @@ id of its backups, as "backups" shows them; without it, the only one. Without PO
 				return err
 			}
 			return o.with(cmd.Context(), func(d door) error {
-				return lend(cmd, d, identity, func() error { return f.run(cmd, d, r) })
+				return lend(cmd, d, identity, func(d door) error { return f.run(cmd, d, r) })
 			})
 		},
 	}

@@ -52,7 +52,7 @@ to read. It goes on until it is interrupted or the folder is unmounted.`,
 				return err
 			}
 			return o.with(cmd.Context(), func(d door) error {
-				return lend(cmd, d, f.identity, func() error {
+				return lend(cmd, d, f.identity, func(d door) error {
 					if args[1] == "mount" {
 						roles := image.Roles()
 						if cmd.Flags().Changed("role") {

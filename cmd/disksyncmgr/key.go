@@ -11,7 +11,9 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"disksync/dbusapi"
 	"disksync/endpoint"
+	"disksync/image"
 	"disksync/internal/cli"
 	"disksync/internal/durable"
 	"disksync/internal/problem"
@@ -221,10 +223,10 @@ func readKeys(cmd *cobra.Command, name string) (string, error) {
 	return string(b), err
 }
 
-// lend runs do with the keys in a file lent to the engine; "" lends none.
-func lend(cmd *cobra.Command, d door, name string, do func() error) error {
+// lend runs do with a door whose engine has the keys in a file lent to it; "" lends none.
+func lend(cmd *cobra.Command, d door, name string, do func(d door) error) error {
 	if name == "" {
-		return do()
+		return do(d)
 	}
 	text, err := readKeys(cmd, name)
 	if err != nil {
@@ -234,8 +236,21 @@ func lend(cmd *cobra.Command, d door, name string, do func() error) error {
 	if err != nil {
 		return err
 	}
-	err = do()
+	err = do(lender{d, text})
 	return errors.Join(err, d.ReturnBackupKeys(context.WithoutCancel(cmd.Context()), lent))
+}
+
+// lender is a door that lends keys for each disk that is opened: a service that was exchanged meanwhile does not have them.
+type lender struct {
+	door
+	keys string
+}
+
+func (l lender) OpenDisk(ctx context.Context, vm string, point image.Version, r image.Role) (dbusapi.Disk, error) {
+	if _, err := l.LendBackupKeys(ctx, l.keys); err != nil {
+		return nil, err
+	}
+	return l.door.OpenDisk(ctx, vm, point, r)
 }
 
 func (s *standalone) BackupKeys(context.Context) ([]string, error) { return s.Engine.BackupKeys(), nil }
@@ -260,11 +275,14 @@ func (s *standalone) EncryptBackups(_ context.Context, on bool) error {
 	return s.Engine.EncryptBackups(on)
 }
 
+// self is who lends keys to the engine in this process.
+const self = "this program"
+
 func (s *standalone) LendBackupKeys(_ context.Context, text string) ([]string, error) {
-	return s.Engine.LendBackupKeys(text)
+	return s.Engine.LendBackupKeys(self, text)
 }
 
 func (s *standalone) ReturnBackupKeys(_ context.Context, recipients []string) error {
-	s.Engine.ReturnBackupKeys(recipients)
+	s.Engine.ReturnBackupKeys(self, recipients)
 	return nil
 }

@@ -50,6 +50,12 @@ func TestMounted(t *testing.T) {
 	}
 }
 
+// TestExchanged runs the scripts in which the service is exchanged under the files of a point.
+func TestExchanged(t *testing.T) {
+	testkit.FUSE(t)
+	scripts(t, "testdata/exchanged", "--session")
+}
+
 // TestEarly runs the scripts that start a VM before it is here.
 func TestEarly(t *testing.T) {
 	testkit.Tool(t, "qemu-system-x86_64")
