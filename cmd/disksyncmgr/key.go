@@ -236,8 +236,9 @@ func lend(cmd *cobra.Command, d door, name string, do func(d door) error) error 
 	if err != nil {
 		return err
 	}
-	err = do(lender{d, text})
-	return errors.Join(err, d.ReturnBackupKeys(context.WithoutCancel(cmd.Context()), lent))
+	// Where it fails the service has gone, and the keys with it; else they go with the door at the latest.
+	defer func() { _ = d.ReturnBackupKeys(context.WithoutCancel(cmd.Context()), lent) }()
+	return do(lender{d, text})
 }
 
 // lender is a door that lends keys for each disk that is opened: a service that was exchanged meanwhile does not have them.
