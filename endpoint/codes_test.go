@@ -240,6 +240,16 @@ func TestCodes(t *testing.T) {
 			return outcome(w, endpoint.Request{Kind: endpoint.Restore, From: "mine", VM: "theirs", InPlace: true})
 		}},
 		{"DS-NO-DISK", func(w *world) error { _, err := w.e.OpenDisk(w.Context(), "mine", 0, image.User); return err }},
+		{"DS-SERVER-DAMAGED", func(w *world) error {
+			v, err := w.elsewhere().e.OpenDisk(w.Context(), "mine", 1, image.System)
+			if err != nil {
+				return err
+			}
+			defer v.Close()
+			w.damagedFrames()
+			defer w.front.honest()
+			return errOf(v.ReadAt(make([]byte, 100), 0))
+		}},
 		{"DS-NO-KEY", func(w *world) error { return errOf(w.e.ExportBackupKeys()) }},
 		{"DS-KEY", func(w *world) error { return errOf(w.e.ImportBackupKeys("a key")) }},
 		{"DS-KEY-EXISTS", func(w *world) error {

@@ -35,6 +35,12 @@ func (w *world) layers(do hook) {
 	})
 }
 
+// damagedFrames has the Synchronizer answer with damaged frames.
+func (w *world) damagedFrames() {
+	zeros := changeFrames(func(b []byte) []byte { clear(b); return b })
+	w.layers(func(rw http.ResponseWriter, r *http.Request, next http.Handler) { zeros(rw, record(r, next), r) })
+}
+
 // TestCloseWhileRead: a disk that is closed while others read in it is there until they have what they asked for.
 func TestCloseWhileRead(t *testing.T) {
 	now := disk(1, 2, 3)
@@ -88,8 +94,7 @@ func TestDamageIsTold(t *testing.T) {
 	if _, err := v.ReadAt(p, 0); err != nil {
 		t.Fatal(err)
 	}
-	zeros := changeFrames(func(b []byte) []byte { clear(b); return b })
-	other.layers(func(rw http.ResponseWriter, r *http.Request, next http.Handler) { zeros(rw, record(r, next), r) })
+	other.damagedFrames()
 	for range 2 {
 		if _, err := v.ReadAt(p, block); problem.Of(err).Code != "DS-SERVER-DAMAGED" || problem.Of(err).Exit != problem.Damaged {
 			t.Errorf("%v", err)

@@ -18,7 +18,6 @@ import (
 type kernel struct {
 	gone    chan struct{}
 	answers []error // of unmount, in turn
-	there   bool
 }
 
 func (k *kernel) Wait() { <-k.gone }
