@@ -385,12 +385,12 @@ func TestLentKeyAlone(t *testing.T) {
 	w.writes("win7", image.System, 700, []byte("mine"))
 	w.backUp("win7")
 	other := w.elsewhere()
-	lent, err := other.e.LendBackupKeys(w.exported())
+	lent, err := other.e.LendBackupKeys("somebody", w.exported())
 	if err != nil {
 		t.Fatal(err)
 	}
 	other.run(endpoint.Request{Kind: endpoint.Restore, From: "win7", VM: "back"})
-	other.e.ReturnBackupKeys(lent)
+	other.e.ReturnBackupKeys("somebody", lent)
 	copy(now[block:], "more")
 	for _, write := range []bool{false, true} {
 		if write {

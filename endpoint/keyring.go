@@ -110,6 +110,9 @@ func (r keyring) without(recipient string) (keyring, bool) {
 
 // keepRing is called with mu held.
 func (e *Engine) keepRing(r keyring) error {
+	if len(r.text(e.now())) > MaxBackupKeys { // the next process would not read it
+		return problem.New("DS-KEY", problem.Usage, nil, "there are too many keys", "nothing was changed", "keep those that are needed; `disksyncmgr key remove` removes one")
+	}
 	if err := r.write(e.fsys, e.now()); err != nil {
 		return err
 	}
