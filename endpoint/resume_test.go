@@ -17,7 +17,7 @@ func TestResumeTriesAtOnce(t *testing.T) {
 	w := ready(t, disk(1, 2, 3))
 	w.close()
 	var err error
-	if w.e, err = endpoint.Open(t.Context(), endpoint.Options{Dir: w.dir, Finder: w.finder}); err != nil {
+	if w.e, err = endpoint.Open(t.Context(), endpoint.Options{Dir: w.dir, Finder: w.finder, Reader: w.reader}); err != nil {
 		t.Fatal(err)
 	}
 	download := endpoint.Request{Kind: endpoint.Download, Image: "win7"}
