@@ -93,7 +93,7 @@ func (s *Source) together(todo []claim) (n int, span int64) {
 // bad sector costs one block.
 func (s *Source) fetchRun(ctx context.Context, run []claim, span int64, deliver deliverer) error {
 	if len(run) == 1 {
-		return s.fetchOne(run[0], deliver)
+		return s.fetchOne(ctx, run[0], deliver)
 	}
 	b := make([]byte, span)
 	got, failed := run[0].r.ReadAt(b, run[0].offset)
@@ -110,7 +110,7 @@ func (s *Source) fetchRun(ctx context.Context, run []claim, span int64, deliver 
 		case gone(failed):
 			return s.gone(failed)
 		default:
-			err = s.fetchOne(c, deliver)
+			err = s.fetchOne(ctx, c, deliver)
 		}
 		if err != nil {
 			return err
@@ -119,9 +119,9 @@ func (s *Source) fetchRun(ctx context.Context, run []claim, span int64, deliver 
 	return nil
 }
 
-func (s *Source) fetchOne(c claim, deliver deliverer) error {
+func (s *Source) fetchOne(ctx context.Context, c claim, deliver deliverer) error {
 	b := make([]byte, c.frame.Length)
-	err := c.read(b)
+	err := c.read(ctx, b)
 	if gone(err) {
 		return s.gone(err)
 	}
@@ -130,12 +130,12 @@ func (s *Source) fetchOne(c claim, deliver deliverer) error {
 
 func (s *Source) gone(err error) error { return fmt.Errorf("%s: %w: %w", s.Name(), ErrGone, err) }
 
-func (p place) read(b []byte) error {
+func (p place) read(ctx context.Context, b []byte) error {
 	n := min(int64(len(b)), p.end-p.offset)
 	clear(b[n:])
 	_, err := p.r.ReadAt(b[:n], p.offset)
 	if err == nil && p.plain != nil {
-		p.plain.fit(b, p.offset, p.frame.Digest)
+		p.plain.fit(ctx, b, p.offset, p.frame.Digest)
 	}
 	return err
 }

@@ -42,6 +42,7 @@ type Inventory struct {
 	tables int64 // bytes of the block tables of vhds
 	closer io.Closer
 	turn   *Turn // of the drive; nil: nobody else reads from it
+	free   FindFree
 }
 
 // file is an open file of the medium.

@@ -157,7 +157,7 @@ func (inv *Inventory) addDisk(s *Source, st image.State, id image.UUID, w Wanted
 		inv.note("%s: %v", leaf.name, err)
 		return
 	}
-	plain := &plainDisk{Chain: c}
+	plain := &plainDisk{Chain: c, name: leaf.name, find: inv.free}
 	for block, d := range st.Blocks {
 		start := int64(block) * image.BlockSize
 		if d.IsZero() || !w.Blocks[d] || start >= c.Size() {

@@ -4,7 +4,9 @@ import (
 	"context"
 
 	"disksync/cache"
+	"disksync/diskmap"
 	"disksync/internal/mediachild"
+	"disksync/vhd"
 )
 
 // child is how the children are started that read what others have written.
@@ -35,4 +37,16 @@ func (e *Engine) look(ctx context.Context, m cache.Medium) (*cache.Inventory, er
 	}
 	inv.Notes = append(inv.Notes, d.Notes()...)
 	return inv, nil
+}
+
+// freeOn returns what finds out what is free on the plain disks of a medium: a child, and where that fails, the log says why.
+func (e *Engine) freeOn(m cache.Medium) cache.FindFree {
+	o := e.child()
+	o.Log = o.Log.With("medium", m.Place())
+	return func(ctx context.Context, name string, disk *vhd.Chain) *diskmap.Map {
+		o := o
+		o.Log = o.Log.With("file", name)
+		found, _ := mediachild.Map(ctx, disk, o) // which logs why there is none
+		return found
+	}
 }

@@ -3,6 +3,7 @@ package endpoint_test
 import (
 	"bytes"
 	"fmt"
+	"log/slog"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -13,11 +14,14 @@ import (
 	"disksync/cache"
 	"disksync/config"
 	"disksync/deploy"
+	"disksync/diskmap"
 	"disksync/endpoint"
 	"disksync/image"
 	"disksync/internal/testkit"
 	"disksync/internal/testkit/slowdisk"
 	"disksync/layer"
+	"disksync/publish"
+	"disksync/vhd"
 	"disksync/volume/volumetest"
 )
 
@@ -157,6 +161,86 @@ func TestImageFiles(t *testing.T) {
 	}
 	if healed == 0 {
 		t.Error("no flip did anything")
+	}
+}
+
+// TestPlainDisksAreReadByAChild: what is free on a plain VHD on a stick, which was published as zeros, is found out by the child. Where that
+// fails nothing is taken as free, the log says why, and what does not fit comes from the Synchronizer.
+func TestPlainDisksAreReadByAChild(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	dir := t.TempDir()
+	raw := filepath.Join(dir, "raw")
+	noise := make([]byte, 16<<20)
+	rand.NewChaCha8([32]byte{7}).Read(noise)
+	w.write(raw, noise)
+	volumetest.Run(t, "mke2fs", "-q", "-F", "-t", "ext4", "-E", "nodiscard,lazy_itable_init=0", raw)
+	content, err := os.ReadFile(raw)
+	if err != nil {
+		t.Fatal(err)
+	}
+	stick := filepath.Join(dir, "copied", "disk.vhd")
+	w.write(stick, nil)
+	f, err := os.OpenFile(stick, os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if err := vhd.Create(f, vhd.CreateOptions{Size: int64(len(content)), UUID: image.UUID{5}}); err != nil {
+		t.Fatal(err)
+	}
+	st, err := f.Stat()
+	if err != nil {
+		t.Fatal(err)
+	}
+	d, err := vhd.OpenDisk(f, st.Size(), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := d.WriteAt(content, 0); err != nil {
+		t.Fatal(err)
+	}
+	if err := d.Sync(); err != nil {
+		t.Fatal(err)
+	}
+	o := publish.Options{Image: "win7", Spool: dir, Level: 1, Disks: []publish.Disk{{Role: image.System, Path: stick}}}
+	res, err := publish.Run(t.Context(), w.lab.Admin, o)
+	if err != nil || res.Disks[0].Freed < 8<<20 {
+		t.Fatalf("%+v, %v", res, err)
+	}
+	w.lab.Assign(w, "win7", "alice", 0)
+	w.logIn()
+	free, err := diskmap.Scan(bytes.NewReader(content))
+	if err != nil {
+		t.Fatal(err)
+	}
+	used := bytes.Clone(content)
+	free.Clear(used, 0)
+	honest := w.reader
+	for _, c := range []struct {
+		how string
+		log string // empty: nothing
+	}{
+		{"", ""}, {"panic", "the disk is too odd"}, {"nonsense", "wrong answer"}, {"error", "odd odd"}, {"kill", "signal: killed"}, {"lie", ""},
+	} {
+		log := &testkit.Buffer{}
+		w.log = slog.New(slog.NewTextHandler(log, nil))
+		if w.withChild(honest...); c.how != "" {
+			w.withChild(w.failing(c.how)...)
+		}
+		rc := w.run(endpoint.Request{Kind: endpoint.Download, Image: "win7", Media: []string{filepath.Dir(stick)}})
+		medium, net := from(rc)
+		if fits := c.how == ""; fits != (medium.Blocks > 0) || fits != (net.Blocks == 0) {
+			t.Errorf("%q: %+v %+v", c.how, medium, net)
+		}
+		if got := log.String(); strings.Contains(got, "is not known") != (c.log != "") || !strings.Contains(got, c.log) ||
+			c.log != "" && !strings.Contains(got, "file=disk.vhd") {
+			t.Errorf("%q: the log says %s", c.how, got)
+		}
+		w.holds("win7", used)
+		if err := w.e.Remove("win7"); err != nil {
+			t.Fatal(err)
+		}
 	}
 }
 

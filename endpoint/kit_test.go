@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"io"
 	"log"
+	"log/slog"
 	"math/rand/v2"
 	"net/http"
 	"net/http/httptest"
@@ -70,7 +71,8 @@ type world struct {
 	front  *front
 	dir    string // the endpoint's state folder
 	finder cache.Finder
-	reader []string // the program that reads devices and disks
+	reader []string     // the program that reads devices and disks
+	log    *slog.Logger // nil: nothing is logged
 	e      *endpoint.Engine
 	// hotplug is what the endpoint knows of media that come and go; nil: nothing.
 	hotplug func(durable.FS) endpoint.Hotplug
@@ -139,7 +141,7 @@ func (w *world) open() {
 	w.Helper()
 	var err error
 	// A line that fails once has failed for good: nobody here waits for it to come back.
-	if w.e, err = endpoint.Open(context.Background(), endpoint.Options{Dir: w.dir, Finder: w.finder, Reader: w.reader, Hotplug: w.hotplug,
+	if w.e, err = endpoint.Open(context.Background(), endpoint.Options{Dir: w.dir, Log: w.log, Finder: w.finder, Reader: w.reader, Hotplug: w.hotplug,
 		GiveUp: time.Nanosecond, PowerDown: w.powerDown, AgentTime: w.agentTime, Now: w.now}); err != nil {
 		w.Fatal(err)
 	}

@@ -126,6 +126,7 @@ func (e *Engine) scan(ctx context.Context, m cache.Medium) (*cache.Inventory, er
 		return nil, err
 	}
 	inv.TakeTurns(turn)
+	inv.LookForFree(e.freeOn(m))
 	e.unlockMedia(inv)
 	e.inPlace(m)
 	return inv, nil

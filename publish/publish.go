@@ -12,6 +12,7 @@ import (
 	"github.com/klauspost/compress/zstd"
 
 	"disksync/api"
+	"disksync/diskmap"
 	"disksync/image"
 	"disksync/internal/durable"
 	"disksync/internal/problem"
@@ -32,6 +33,9 @@ type Options struct {
 	Boot image.BootTrace
 	// AllBlocks publishes also what the file systems call free; without it that is zeros.
 	AllBlocks bool
+	// FindFree finds out what of a disk is free. The file systems on it may be those of somebody else, so it is best done where little can be
+	// done, as mediachild.Map does it; nil: in this process. Where it fails, the disk is published with its free space.
+	FindFree func(ctx context.Context, disk diskmap.Disk) (*diskmap.Map, error)
 	// Spool is a folder with room for the packed difference; empty: the system's folder for temporary files.
 	Spool string
 	// Level is the compression level; 0: layer.Encode's own choice.
@@ -79,6 +83,9 @@ func Run(ctx context.Context, c *syncclient.Client, o Options) (Result, error) {
 	}
 	if o.Warn == nil {
 		o.Warn = func(string) {}
+	}
+	if o.FindFree == nil {
+		o.FindFree = func(_ context.Context, d diskmap.Disk) (*diskmap.Map, error) { return diskmap.Scan(d) }
 	}
 	p := &run{Options: o, c: c}
 	if err := p.lookUp(ctx); err != nil {
@@ -219,7 +226,7 @@ func (p *run) disk(ctx context.Context, d Disk) (DiskResult, []image.UUID, error
 	for _, w := range src.Warnings {
 		p.Warn(d.Path + ": " + w)
 	}
-	freed, err := p.leaveOutFree(src, d.Path)
+	freed, err := p.leaveOutFree(ctx, src, d.Path)
 	if err != nil {
 		return DiskResult{}, nil, err
 	}

@@ -3,11 +3,14 @@ package publish_test
 import (
 	"bytes"
 	"compress/gzip"
+	"context"
+	"errors"
 	"io"
 	"os"
 	"path/filepath"
 	"testing"
 
+	"disksync/diskmap"
 	"disksync/image"
 	"disksync/internal/testkit/lab"
 	"disksync/publish"
@@ -106,5 +109,36 @@ func TestKeptVolumes(t *testing.T) {
 	got := content(t, l, "im", 1, image.System)
 	if first := got[2048*512:][:1<<20]; res.Disks[0].Freed == 0 || !bytes.Equal(first, disk[2048*512:][:1<<20]) || bytes.Contains(got[4200*512:], []byte(deleted)) {
 		t.Errorf("%+v", res)
+	}
+}
+
+// TestUsedBlocksAreNotKnown: where nobody can tell what is free, the disk is published as it is, with a warning; whoever does not want to wait
+// any more publishes nothing.
+func TestUsedBlocksAreNotKnown(t *testing.T) {
+	l := lab.Start(t)
+	disk := usedDisk(t)
+	raw := writeRaw(t, filepath.Join(t.TempDir(), "disk.raw"), disk)
+	o := options(t, "whole", raw)
+	var warned warnings
+	o.Warn = warned.add
+	o.FindFree = func(context.Context, diskmap.Disk) (*diskmap.Map, error) { return nil, errors.New("its reader ended") }
+	res, err := publish.Run(t.Context(), l.Admin, o)
+	if err != nil || res.Disks[0].Freed != 0 {
+		t.Fatalf("%+v, %v", res, err)
+	}
+	if len(warned) != 1 || warned[0] != raw+": the disk is published with its free space: its reader ended" {
+		t.Errorf("warned of %q", warned)
+	}
+	if !bytes.Equal(content(t, l, "whole", 1, image.System), disk) {
+		t.Error("something else was published")
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	o.Image = "none"
+	o.FindFree = func(ctx context.Context, _ diskmap.Disk) (*diskmap.Map, error) {
+		cancel()
+		return nil, context.Cause(ctx)
+	}
+	if _, err := publish.Run(ctx, l.Admin, o); !errors.Is(err, context.Canceled) {
+		t.Errorf("called off: %v", err)
 	}
 }

@@ -40,7 +40,7 @@ What deleted files left behind is not published: space that a cleanly unmounted 
 becomes zeros, and so does what is in swap spaces, pagefile.sys, hiberfil.sys and swapfile.sys.`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			opts := publish.Options{Image: args[0], Mode: image.Mode(mode), Note: note, Spool: spool, Level: zstd.EncoderLevel(level),
-				AllBlocks: allBlocks}
+				AllBlocks: allBlocks, FindFree: findFree}
 			if mode != "" {
 				if err := new(image.Mode).UnmarshalText([]byte(mode)); err != nil {
 					return cli.UsageError("%v", err)

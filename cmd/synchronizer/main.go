@@ -34,7 +34,7 @@ func newRoot() *cobra.Command {
 	f.StringVar(&o.fingerprint, "fingerprint", "", "`fingerprint` of that Synchronizer's key, for \"login\"")
 	root.AddCommand(
 		newServe(o), newImage(o), newMedia(o), newBackup(o), newUser(o), newGroup(o), newAssign(o), newUnassign(o), newDevice(o), newAudit(o),
-		newLogin(o), newLogout(o),
+		newLogin(o), newLogout(o), newReadMedia(),
 	)
 	return root
 }

@@ -49,7 +49,7 @@ var rules = map[string]rule{
 	"backup":        {"agefile api deploy diskmap image layer syncclient internal/durable internal/limit internal/mediachild internal/problem", ""},
 	"synchronizer": {"agefile api image layer internal/durable internal/release",
 		"golang.org/x/crypto golang.org/x/sync golang.org/x/sys golang.org/x/time modernc.org/sqlite"},
-	"endpoint": {"agefile api backup cache config deploy disk disk/nbd hypervisor hypervisor/libvirt image layer syncclient vhd internal/durable internal/limit " +
+	"endpoint": {"agefile api backup cache config deploy disk diskmap disk/nbd hypervisor hypervisor/libvirt image layer syncclient vhd internal/durable internal/limit " +
 		"internal/mediachild internal/problem internal/process internal/qmp", "golang.org/x/sys"},
 	"hypervisor":         {"image", ""},
 	"hypervisor/libvirt": {"internal/problem", "github.com/digitalocean/go-libvirt"},
@@ -60,7 +60,7 @@ var rules = map[string]rule{
 	"cmd/xec": {"xec", ""},
 	"cmd/disksyncmgr": {"api cache config dbusapi deploy disk/fusefile diskmap endpoint hypervisor image syncclient vhd volume volume/detect internal/…",
 		"github.com/spf13/cobra"},
-	"cmd/synchronizer": {"agefile api image media publish syncclient synchronizer internal/…",
+	"cmd/synchronizer": {"agefile api diskmap image media publish syncclient synchronizer internal/…",
 		"github.com/spf13/cobra github.com/klauspost/compress"},
 	"cmd/vhd-util": {"disk disk/fusefile disk/nbd image vhd vhd/vhdfile internal/cli internal/durable internal/problem internal/progress internal/release",
 		"github.com/spf13/cobra"},

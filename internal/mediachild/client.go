@@ -24,7 +24,7 @@ type Options struct {
 	// Timeout is how long the child may take for one answer; 0: two minutes, as drives try for long to read a bad sector, and ten for the map
 	// of a disk.
 	Timeout time.Duration
-	// Log is told what restrictions of the child this system lacks, and how a child ended; nil: nobody is.
+	// Log is told what restrictions of the child this system lacks, how a child ended, and why a Map is not known; nil: nobody is.
 	Log *slog.Logger
 }
 

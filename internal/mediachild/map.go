@@ -10,10 +10,18 @@ import (
 
 // Map has a child find out what of a disk is free. The child gets a socket on which it may read the disk, and nothing else; what it says is
 // checked, so that it can name a wrong part of this disk at worst. An error says why nothing is known: the disk cannot be read, or the child
-// ended, took longer than o.Timeout, the reads of the disk included, or made no sense. The end of ctx ends the child. The disk is not read any
-// more when Map returns.
+// ended, took longer than o.Timeout, the reads of the disk included, or made no sense; o.Log is told, too. The end of ctx ends the child. The disk is not
+// read any more when Map returns.
 func Map(ctx context.Context, disk remotedisk.Source, o Options) (*diskmap.Map, error) {
 	o = o.orElse(mapTime)
+	m, err := mapOf(ctx, disk, o)
+	if err != nil && ctx.Err() == nil {
+		o.Log.Warn("what is free on a disk is not known", "error", err)
+	}
+	return m, err
+}
+
+func mapOf(ctx context.Context, disk remotedisk.Source, o Options) (*diskmap.Map, error) {
 	c, err := startOn(disk, o.Command)
 	if err != nil {
 		return nil, err
@@ -31,9 +39,6 @@ func Map(ctx context.Context, disk remotedisk.Source, o Options) (*diskmap.Map, 
 	})
 	if ctx.Err() != nil {
 		m, err = nil, context.Cause(ctx)
-	}
-	if _, told := errors.AsType[*remoteError](err); err != nil && !told {
-		o.Log.Warn("what is free on a disk is not known", "error", err)
 	}
 	return m, err
 }
