@@ -5,6 +5,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -131,7 +132,7 @@ func checkUnits(t *testing.T, sysroot string) {
 	for file, words := range map[string][]string{
 		"dbus/com.citrix.xenclient.disksyncmgr.service": {"Name=" + service + "\n", "SystemdService=disksyncmgr.service\n"},
 		"systemd/disksyncmgr.service":                   {"Type=dbus\n", "BusName=" + service + "\n", "StateDirectory=disksyncmgr\n"},
-		"systemd/synchronizer.service":                  {"User=synchronizer\n", "StateDirectory=synchronizer\n"},
+		"systemd/synchronizer.service":                  {"Type=notify\n", "User=synchronizer\n", "StateDirectory=synchronizer\n"},
 		"sysusers.d/disksync.conf":                      {"\ng disksync ", "\nu synchronizer "},
 		"dbus/com.citrix.xenclient.disksyncmgr.conf":    {`<policy group="disksync">`},
 	} {
@@ -143,6 +144,34 @@ func checkUnits(t *testing.T, sysroot string) {
 			if !strings.Contains("\n"+string(b), w) {
 				t.Errorf("%s does not have %q", file, w)
 			}
+		}
+	}
+}
+
+// TestDriversOfAllowedDevices: systemd finds the numbers of a class of devices in /proc/devices when it starts the service, so the driver has to
+// be there before it. On a machine that starts from another kind of disk nobody else loads it before a medium is put in.
+func TestDriversOfAllowedDevices(t *testing.T) {
+	t.Parallel()
+	b, err := os.ReadFile(filepath.Join(dist, "systemd/disksyncmgr.service"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	words := map[string][]string{}
+	for line := range strings.Lines(string(b)) {
+		if name, value, ok := strings.Cut(line, "="); ok {
+			words[name] = append(words[name], strings.Fields(value)...)
+		}
+	}
+	drivers := map[string]string{"block-sd": "sd_mod", "block-sr": "sr_mod", "block-mmc": "mmc_block"}
+	for class, driver := range drivers {
+		unit := "modprobe@" + driver + ".service"
+		if !slices.Contains(words["DeviceAllow"], class) || !slices.Contains(words["Wants"], unit) || !slices.Contains(words["After"], unit) {
+			t.Errorf("%s is allowed without %s before it", class, unit)
+		}
+	}
+	for _, w := range words["DeviceAllow"] {
+		if _, ok := drivers[w]; strings.HasPrefix(w, "block-") && !ok {
+			t.Errorf("%s is allowed, and nobody says which driver it takes", w)
 		}
 	}
 }
