@@ -66,6 +66,23 @@ func openData(ctx context.Context, o synchronizer.Options) (*synchronizer.Server
 	return s, err
 }
 
+// notifySocket is the variable in which systemd names the socket that it waits on (sd_notify(3)).
+const notifySocket = "NOTIFY_SOCKET"
+
+// tellSystemd says on a socket of the file system, or with a leading @ of the abstract space, that the service is ready. Where no socket is
+// named nobody waits.
+func tellSystemd(socket string) error {
+	if socket == "" {
+		return nil
+	}
+	conn, err := net.Dial("unixgram", socket)
+	if err != nil {
+		return err
+	}
+	_, err = conn.Write([]byte("READY=1"))
+	return errors.Join(err, conn.Close())
+}
+
 func serve(cmd *cobra.Command, s *synchronizer.Server, listen string) error {
 	local, err := s.ListenLocal()
 	if err != nil {
@@ -81,5 +98,8 @@ func serve(cmd *cobra.Command, s *synchronizer.Server, listen string) error {
 		return problem.New("DS-LISTEN", exit, err, "cannot listen", "what is in the data folder is as it was", "give another address with --listen")
 	}
 	fmt.Fprintf(cmd.OutOrStdout(), "listening https://%s fingerprint %s\n", l.Addr(), s.Fingerprint())
+	if err := tellSystemd(os.Getenv(notifySocket)); err != nil {
+		return errors.Join(fmt.Errorf("tell systemd that the service is ready: %w", err), l.Close())
+	}
 	return s.Serve(cmd.Context(), local, l)
 }
