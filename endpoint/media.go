@@ -8,6 +8,8 @@ import (
 	"slices"
 	"strings"
 
+	"golang.org/x/sys/unix"
+
 	"disksync/cache"
 	"disksync/config"
 	"disksync/internal/problem"
@@ -120,7 +122,7 @@ func (e *Engine) scan(ctx context.Context, m cache.Medium) (*cache.Inventory, er
 	inv, err := e.look(ctx, m)
 	turn.Pass()
 	if err != nil {
-		if !errors.Is(err, fs.ErrNotExist) {
+		if !absent(err) {
 			e.unhealthy(m, err)
 		}
 		return nil, err
@@ -130,6 +132,14 @@ func (e *Engine) scan(ctx context.Context, m cache.Medium) (*cache.Inventory, er
 	e.unlockMedia(inv)
 	e.inPlace(m)
 	return inv, nil
+}
+
+// absent reports whether nothing is there to be read: the folder of a medium that was pulled out, or a drive without a disc.
+func absent(err error) bool { return errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ENOMEDIUM) }
+
+// emptyDrive reports whether a drive has no disc, which nobody has to be told but who named it.
+func emptyDrive(m cache.Medium, named []string, err error) bool {
+	return errors.Is(err, unix.ENOMEDIUM) && !slices.ContainsFunc(named, func(s string) bool { return strings.HasSuffix(s, m.Device) })
 }
 
 // shelved is a medium of a job.
@@ -149,6 +159,9 @@ func (e *Engine) scanMedia(ctx context.Context, named []string) (all []shelved, 
 		if ctx.Err() != nil {
 			closeAll(inventories(all))
 			return nil, nil, context.Cause(ctx)
+		}
+		if emptyDrive(m, named, err) {
+			continue
 		}
 		if err != nil {
 			notes = append(notes, fmt.Sprintf("%s is not used: %v", m.Place(), err))

@@ -74,7 +74,10 @@ func (e *Engine) Media(ctx context.Context, named []string, name string) (*Media
 			info.Read = ReadDevice
 		}
 		if info.Used || m.Dir != "" {
-			if s.inv, err = e.scan(ctx, m); err != nil {
+			if s.inv, err = e.scan(ctx, m); emptyDrive(m, named, err) {
+				continue
+			}
+			if err != nil {
 				info.Notes = []string{err.Error()}
 			}
 		}

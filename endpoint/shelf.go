@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"slices"
 	"strings"
 	"sync"
@@ -84,8 +83,8 @@ func (s *shelf) update(ctx context.Context) {
 			}
 			return
 		}
-		if errors.Is(err, fs.ErrNotExist) {
-			continue // a folder that was named, of a medium that was pulled out
+		if absent(err) {
+			continue
 		}
 		s.all = append(s.all, shelved{m, inv})
 		for _, n := range notes {

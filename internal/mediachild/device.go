@@ -33,5 +33,24 @@ func openDevice(path string) (*os.File, error) {
 	if err != nil {
 		return nil, fail(err)
 	}
+	if empty(fd) {
+		unix.Close(fd)
+		return nil, fail(unix.ENOMEDIUM)
+	}
 	return os.NewFile(uintptr(fd), path), nil
+}
+
+// What the ioctl CDROM_DRIVE_STATUS takes and answers (linux/cdrom.h).
+const (
+	cdromDriveStatus = 0x5326
+	currentSlot      = 1<<31 - 1
+	noDisc           = 1
+	trayOpen         = 2
+)
+
+// empty reports whether a device is a drive for discs without a disc. The kernel gives such a drive the size of whatever was in it last, or
+// 1 GiB. Devices that are no drives do not know the question.
+func empty(fd int) bool {
+	status, err := unix.IoctlRetInt(fd, cdromDriveStatus)
+	return err == nil && (status == noDisc || status == trayOpen)
 }
