@@ -158,10 +158,18 @@ func (c *child) greeting(o Options) error {
 		return err
 	}
 	missing, err := readGreeting(a)
-	if len(missing) > 0 {
+	if len(missing) > 0 && unsaid(missing) {
 		o.Log.Info("media and disks are read with fewer restrictions than there could be", "missing", missing)
 	}
 	return err
+}
+
+// said holds the restrictions that this system was logged to lack. Each child would say the same.
+var said sync.Map
+
+func unsaid(missing []string) bool {
+	_, known := said.LoadOrStore(strings.Join(missing, "\x00"), true)
+	return !known
 }
 
 func readGreeting(a *answer) (missing []string, err error) {
