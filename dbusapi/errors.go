@@ -93,13 +93,22 @@ func fromBus(err error) error {
 	case strings.HasSuffix(e.Name, ".NoReply"), strings.HasSuffix(e.Name, ".Disconnected"):
 		return goneAway("the service has ended, or its bus has", err)
 	case strings.HasSuffix(e.Name, ".AccessDenied"):
-		return problem.New("DS-ACCESS-DENIED", problem.NeedsLogin, nil, "the service does not take this from you: "+strings.Join(text, " "), "nothing was changed",
-			"do it as root, or as a member of the group that the service was started with")
+		return problem.New("DS-ACCESS-DENIED", problem.NeedsLogin, nil, "the service does not take this from you: "+denied(text), "nothing was changed",
+			"do it as root, or as a member of the service's group, which is disksync if nothing else was said; who becomes a member has to log in again")
 	}
 	if e.Name == errFailed {
 		return fmt.Errorf("the service says: %s", strings.Join(text, " "))
 	}
 	return fmt.Errorf("the service says: %s: %s", e.Name, strings.Join(text, " "))
+}
+
+// denied says why a call was refused. What the bus says of its rules is for those who write them.
+func denied(text []string) string {
+	why := strings.Join(text, " ")
+	if strings.HasPrefix(why, "Rejected send message") {
+		return "the rules of the bus are against it"
+	}
+	return why
 }
 
 // errNoOperation says that an operation is not there, or no longer.

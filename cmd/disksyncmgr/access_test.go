@@ -43,7 +43,8 @@ func TestStranger(t *testing.T) {
 		{"stranger", nil, []string{"vms", "--json"}, 0, "[]\n"},
 		{"stranger", nil, []string{"status", "--json"}, 0, "[]\n"},
 		{"stranger", nil, []string{"download", "win7"}, 3, "  code: DS-ACCESS-DENIED\n"},
-		{"stranger", nil, []string{"remove", "win7", "--yes"}, 3, "  next: do it as root, or as a member of the group"},
+		{"stranger", nil, []string{"download", "win7"}, 3, "does not take this from you: the rules of the bus are against it\n"},
+		{"stranger", nil, []string{"remove", "win7", "--yes"}, 3, "  next: do it as root, or as a member of the service's group"},
 		{"member", []uint32{60}, []string{"remove", "win7", "--yes"}, 8, "  code: DS-NO-VM\n"},
 	} {
 		cmd := exec.Command(shipped.Path(t, "disksyncmgr"), c.args...)
