@@ -280,6 +280,11 @@ func TestCodes(t *testing.T) {
 			w.write(name, []byte("spoiled"))
 			return errOf(endpoint.Open(w.Context(), endpoint.Options{Dir: w.dir}))
 		}},
+		{"DS-STATE-FOLDER", func(w *world) error {
+			name := filepath.Join(w.TempDir(), "file")
+			w.write(name, []byte("no folder"))
+			return errOf(endpoint.Open(w.Context(), endpoint.Options{Dir: name}))
+		}},
 		{"DS-STOPPED", func(w *world) error { return new(w.e.NewGroup().Status()).Outcome() }},
 	}
 	w := newWorld(t)

@@ -90,11 +90,17 @@ type Engine struct {
 	health             map[string]Health       // by identity
 }
 
+// stateFailed explains that the state folder cannot be used, most often by somebody whom it does not belong to.
+func stateFailed(err error) error {
+	return problem.New("DS-STATE-FOLDER", problem.NeedsLogin, err, "cannot use the state folder", "nothing was changed",
+		"without --standalone the service works in it; else work as the user whose folder it is, or name another with --state")
+}
+
 // Open opens the state folder for this process alone. Operations that an earlier process left unfinished are there, stopped.
 func Open(ctx context.Context, o Options) (*Engine, error) {
 	fsys, err := durable.MakeDirs(o.Dir, 0o700)
 	if err != nil {
-		return nil, fmt.Errorf("state folder: %w", err)
+		return nil, stateFailed(err)
 	}
 	unlock, err := durable.Lock(o.Dir)
 	if errors.Is(err, durable.ErrLocked) {
@@ -102,7 +108,7 @@ func Open(ctx context.Context, o Options) (*Engine, error) {
 			"leave out --standalone to work through the service that has it, or wait for the other command to end")
 	}
 	if err != nil {
-		return nil, fmt.Errorf("state folder: %w", err)
+		return nil, stateFailed(err)
 	}
 	if o.Dir, err = filepath.Abs(o.Dir); err != nil {
 		return nil, errors.Join(err, unlock())
