@@ -40,6 +40,9 @@ func cores() int { return runtime.GOMAXPROCS(0) }
 
 // measureAll runs the whole comparison, writes the page, and cleans up. It returns the tables.
 func measureAll(ctx context.Context, o options) (_ []*table, err error) {
+	if err := o.checkPage(); err != nil {
+		return nil, err
+	}
 	b := &bench{opts: o, began: time.Now()}
 	if b.dir, err = makeWorkFolder(o.dir); err != nil {
 		return nil, err

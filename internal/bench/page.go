@@ -3,7 +3,9 @@ package main
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -41,10 +43,10 @@ func (b *bench) writePage(ctx context.Context) error {
 	return b.keepPage(append(bytes.TrimRight(p.Bytes(), "\n"), '\n'))
 }
 
-// writeSection writes what was measured into one section of the page that is there.
+// writeSection writes what was measured into one section of the page that is there, or makes a page of that section.
 func (b *bench) writeSection(title string) error {
 	old, err := os.ReadFile(b.opts.page)
-	if err != nil {
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
 	var p page
@@ -52,6 +54,18 @@ func (b *bench) writeSection(title string) error {
 		p.table(t)
 	}
 	return b.keepPage([]byte(replaceSection(string(old), title, p.String())))
+}
+
+// checkPage returns an error when the page cannot be written; better before the measuring than after.
+func (o options) checkPage() error {
+	info, err := os.Stat(filepath.Dir(o.page))
+	if err == nil && !info.IsDir() {
+		err = fmt.Errorf("%s is no folder", filepath.Dir(o.page))
+	}
+	if err != nil {
+		return fmt.Errorf("write the page: %w; name another file with --page", err)
+	}
+	return nil
 }
 
 func (b *bench) keepPage(text []byte) error {
