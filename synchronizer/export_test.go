@@ -2,7 +2,11 @@ package synchronizer
 
 import (
 	"context"
+	"database/sql"
+	"errors"
+	"fmt"
 	"net/http"
+	"slices"
 	"strings"
 	"time"
 
@@ -150,3 +154,20 @@ func NewAged(point image.Version, created time.Time, damaged bool) Aged {
 
 // Kept is kept, for tests.
 var Kept = kept
+
+// Sign signs a manifest as the Server does.
+func (s *Server) Sign(m *image.Manifest) ([]byte, error) { return image.SignManifest(m, s.signing) }
+
+// OldCatalog makes an empty catalog of an earlier version in a file.
+func OldCatalog(ctx context.Context, name string, version int) (*sql.DB, error) {
+	db, err := sql.Open("sqlite", "file:"+name+"?_pragma=foreign_keys(ON)&_pragma=journal_mode(WAL)&_pragma=synchronous(OFF)")
+	if err != nil {
+		return nil, err
+	}
+	for _, m := range append(slices.Clone(migrations[:version]), fmt.Sprintf("PRAGMA user_version = %d", version)) {
+		if _, err := db.ExecContext(ctx, m); err != nil {
+			return nil, errors.Join(err, db.Close())
+		}
+	}
+	return db, nil
+}

@@ -120,7 +120,7 @@ func into[T any](t *testing.T, a answer) T {
 const asLocal = "local"
 
 // send sends a request. body is nil, a string, bytes, a reader, or something to be sent as JSON.
-func (h *house) send(t *testing.T, token, method, path string, body any, edit ...func(*http.Request)) answer {
+func (h *house) send(t testing.TB, token, method, path string, body any, edit ...func(*http.Request)) answer {
 	t.Helper()
 	var r io.Reader
 	switch b := body.(type) {
