@@ -16,8 +16,12 @@ const (
 	MaxUploadChunk = 64 << 20
 	// MaxRanges bounds the ranges of one request for a layer: their header has to get through proxies, of which many take 8 KiB.
 	MaxRanges = 256
-	// MaxBackups bounds a list of backups, in bytes.
-	MaxBackups = 64 << 20
+	// MaxList bounds a list of backups or images, in bytes.
+	MaxList = 64 << 20
+	// MaxListed bounds the points, and the lines, in a list of backups of several VMs.
+	MaxListed = 20000
+	// PageLines bounds the lines in a page of such a list.
+	PageLines = 1000
 	// MaxStarts bounds the states that a NewBackup asks about.
 	MaxStarts = 256
 	// MaxLines and MaxPoints bound the lines of backups of a user and the points of a line that are there at the same time.

@@ -25,7 +25,7 @@ func (c *Client) backups(ctx context.Context, query url.Values) ([]api.BackupLin
 		return nil, err
 	}
 	var v []api.BackupLine
-	return v, c.callLong(req, api.MaxBackups, &v)
+	return v, c.callLong(req, api.MaxList, &v)
 }
 
 // Backup describes a line with all its points.
@@ -35,7 +35,7 @@ func (c *Client) Backup(ctx context.Context, line image.UUID) (api.BackupLine, e
 	if err != nil {
 		return v, err
 	}
-	return v, c.callLong(req, api.MaxBackups, &v)
+	return v, c.callLong(req, api.MaxList, &v)
 }
 
 // OpenBackup begins a line of backups, or finds the VM's. The answer has the newest point alone.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"disksync/api"
 	"disksync/image"
@@ -121,10 +122,23 @@ func grants(ctx context.Context, q querier, user string) ([]grant, error) {
 // allows reports whether the grant covers a version: the pinned one only, or any when none is pinned.
 func (g grant) allows(v image.Version) bool { return !g.pinned || v == g.version }
 
+// seenEvery is how old the time at which a device was last seen may be: an endpoint that polls is not to have the catalog written each time.
+const seenEvery = 5 * time.Minute
+
+// noteSeen notes when the device of the caller was seen.
+func (s *Server) noteSeen(c *call) error {
+	now := s.now()
+	old, err := column(c.Context(), s.db, "SELECT last_seen FROM devices WHERE id = ? AND user = ? AND (last_seen <= ? OR last_seen > ?)",
+		c.who.device, c.who.name, stamp(now.Add(-seenEvery)), stamp(now)) // the clock may have been set back
+	if err != nil || len(old) == 0 {
+		return err
+	}
+	_, err = s.db.ExecContext(c.Context(), "UPDATE devices SET last_seen = ? WHERE id = ? AND user = ?", stamp(now), c.who.device, c.who.name)
+	return err
+}
+
 func (s *Server) getOffers(c *call) error {
-	_, err := s.db.ExecContext(c.Context(), "UPDATE devices SET last_seen = ? WHERE id = ? AND user = ?",
-		stamp(s.now()), c.who.device, c.who.name)
-	if err != nil {
+	if err := s.noteSeen(c); err != nil {
 		return err
 	}
 	gs, err := grants(c.Context(), s.db, c.who.name)
@@ -133,7 +147,11 @@ func (s *Server) getOffers(c *call) error {
 	}
 	offers := []api.Offer{}
 	for _, g := range gs {
-		m, err := s.manifest(c.Context(), g.image, g.version)
+		info, err := s.infoOf(c.Context(), s.db, g.image, g.version)
+		if err != nil {
+			return err
+		}
+		id, err := image.ParseUUID(g.image)
 		if err != nil {
 			return err
 		}
@@ -149,10 +167,14 @@ func (s *Server) getOffers(c *call) error {
 		if err != nil {
 			return err
 		}
-		offers = append(offers, api.Offer{
-			MediaKey: key, Backup: p.Backup, Image: g.name, ImageID: m.ImageID, Version: g.version, Pinned: g.pinned, Newest: g.newest,
-			Mode: g.mode, Size: m.Size(), Note: m.Note, Created: m.Created,
-		})
+		o := api.Offer{
+			MediaKey: key, Backup: p.Backup, Image: g.name, ImageID: id, Version: g.version, Pinned: g.pinned, Newest: g.newest,
+			Mode: g.mode, Note: info.Note, Created: info.Created,
+		}
+		for _, d := range info.Disks {
+			o.Size += d.Size
+		}
+		offers = append(offers, o)
 	}
 	return c.reply(offers)
 }

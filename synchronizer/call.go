@@ -173,12 +173,28 @@ func (c *call) reply(v any) error {
 	return nil
 }
 
-func (c *call) send(status int, v any) {
-	c.answered = true
+// replyList is reply for what may be longer than a client takes.
+func (c *call) replyList(v any) error {
+	b := encode(v)
+	if len(b) > api.MaxList {
+		return tooMany("the list has %d bytes, at most %d can be sent; ask for a part of it", len(b), api.MaxList)
+	}
+	c.sendJSON(http.StatusOK, b)
+	return nil
+}
+
+func encode(v any) []byte {
 	b, err := json.Marshal(v)
 	if err != nil {
 		panic("synchronizer: internal error: encode answer: " + err.Error())
 	}
+	return b
+}
+
+func (c *call) send(status int, v any) { c.sendJSON(status, encode(v)) }
+
+func (c *call) sendJSON(status int, b []byte) {
+	c.answered = true
 	h := c.w.Header()
 	h.Set("Content-Type", "application/json")
 	h.Set("Cache-Control", "no-store")

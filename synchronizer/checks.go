@@ -28,26 +28,19 @@ func noteCheck(ctx context.Context, q querier, id image.LayerID, now, damaged st
 	return err
 }
 
-// verdict tells since when all layers of a point have been read back, and what is wrong with one of them.
-func verdict(ctx context.Context, q querier, m *image.Manifest) (since time.Time, damaged string, err error) {
-	var good string
-	err = q.QueryRowContext(ctx, `SELECT MIN(COALESCE(c.good, '')),
-			MAX(CASE WHEN COALESCE(c.damaged, '') = '' THEN '' WHEN p.own THEN c.damaged ELSE 'in the content of the image: ' || c.damaged END)
-		FROM point_layers p LEFT JOIN checks c ON c.layer = p.layer WHERE p.line = ? AND p.point = ?`, m.ImageID.String(), m.Version).
-		Scan(&good, &damaged)
-	if err == nil && good != "" {
-		since, err = parseStamp(good)
-	}
-	return since, damaged, err
-}
-
 // checkEvery is how long a layer of points stays without being read back.
 const checkEvery = 30 * 24 * time.Hour
 
-// checksDue returns the layers of points that were not read back for long.
+// maxDue bounds the checks that become due in an hour: the others are found later.
+const maxDue = 10000
+
+// checksDue returns layers of points that were not read back for long, those first that were never.
 func (s *Server) checksDue(ctx context.Context) ([]check, error) {
-	return collect(ctx, s.db, scanCheck, `SELECT DISTINCT p.layer FROM point_layers p LEFT JOIN checks c ON c.layer = p.layer
-		WHERE c.tried IS NULL OR c.tried <= ?`, stamp(s.now().Add(-checkEvery)))
+	return collect(ctx, s.db, scanCheck, `SELECT * FROM (SELECT l.id FROM layers l
+			WHERE NOT EXISTS (SELECT 1 FROM checks c WHERE c.layer = l.id) AND EXISTS (SELECT 1 FROM line_layers x WHERE x.layer = l.id) LIMIT ?2)
+		UNION ALL SELECT * FROM (SELECT c.layer FROM checks c
+			WHERE c.tried <= ?1 AND EXISTS (SELECT 1 FROM line_layers x WHERE x.layer = c.layer) ORDER BY c.tried LIMIT ?2)`,
+		stamp(s.now().Add(-checkEvery)), maxDue)
 }
 
 func scanCheck(r *sql.Rows, k *check) error {
@@ -65,7 +58,7 @@ func (s *Server) postVerify(c *call) error {
 	if err != nil {
 		return err
 	}
-	checks, err := collect(c.Context(), s.db, scanCheck, "SELECT DISTINCT layer FROM point_layers WHERE line = ?", l.id)
+	checks, err := collect(c.Context(), s.db, scanCheck, "SELECT layer FROM line_layers WHERE line = ?", l.id)
 	for i := range checks {
 		checks[i].line = l.id
 	}

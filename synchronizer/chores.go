@@ -2,7 +2,6 @@ package synchronizer
 
 import (
 	"context"
-	"slices"
 	"time"
 
 	"disksync/image"
@@ -16,11 +15,40 @@ const tick = time.Hour
 
 // chores are what is to be done. They are guarded by Server.mu.
 type chores struct {
-	working bool     // somebody works on them
-	house   bool     // to look what is to be done at all
-	lines   []string // to be tidied up
-	checks  []check
-	now     check // that goes on
+	working bool // somebody works on them
+	house   bool // to look what is to be done at all
+	infos   bool // to enter descriptions that are missing
+	lines   queue[string]
+	checks  queue[check]
+	now     check          // that goes on
+	asked   map[string]int // checks, with now, that were asked for a line
+}
+
+// queue has things in the order in which they came, each once.
+type queue[T comparable] struct {
+	order  []T
+	inside map[T]bool
+}
+
+// push reports whether v was not there yet.
+func (q *queue[T]) push(v T) bool {
+	if q.inside[v] {
+		return false
+	}
+	if q.inside == nil {
+		q.inside = map[T]bool{}
+	}
+	q.inside[v] = true
+	q.order = append(q.order, v)
+	return true
+}
+
+// pop takes the first; there must be one.
+func (q *queue[T]) pop() T {
+	v := q.order[0]
+	q.order = q.order[1:]
+	delete(q.inside, v)
+	return v
 }
 
 // check is a layer to be read back.
@@ -48,19 +76,15 @@ func (s *Server) keepTime() {
 
 // tidyLater has a line tidied up: points that its policy does not keep go, and layers that its points need not.
 func (s *Server) tidyLater(line string) {
-	s.addChore(func(c *chores) {
-		if !slices.Contains(c.lines, line) {
-			c.lines = append(c.lines, line)
-		}
-	})
+	s.addChore(func(c *chores) { c.lines.push(line) })
 }
 
 // checkLater has layers read back.
 func (s *Server) checkLater(checks ...check) {
 	s.addChore(func(c *chores) {
 		for _, k := range checks {
-			if k != c.now && !slices.Contains(c.checks, k) {
-				c.checks = append(c.checks, k)
+			if k != c.now && c.checks.push(k) && k.line != "" {
+				c.count(k.line, 1)
 			}
 		}
 	})
@@ -70,7 +94,17 @@ func (s *Server) checkLater(checks ...check) {
 func (s *Server) checking(line string) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.chores.now.line == line || slices.ContainsFunc(s.chores.checks, func(k check) bool { return k.line == line })
+	return s.chores.asked[line] > 0
+}
+
+// count adds to the checks that were asked for a line.
+func (c *chores) count(line string, n int) {
+	if c.asked == nil {
+		c.asked = map[string]int{}
+	}
+	if c.asked[line] += n; c.asked[line] == 0 {
+		delete(c.asked, line)
+	}
 }
 
 func (s *Server) addChore(add func(c *chores)) {
@@ -104,19 +138,24 @@ func (s *Server) nextChore() (what, of string, do func(ctx context.Context) erro
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	c := &s.chores
+	if c.now.line != "" {
+		c.count(c.now.line, -1)
+	}
 	c.now = check{}
 	switch {
 	case s.live.Err() != nil:
 	case c.house:
 		c.house = false
 		return "look what is to be done", "", s.lookAround
-	case len(c.lines) > 0:
-		line := c.lines[0]
-		c.lines = c.lines[1:]
+	case c.infos:
+		c.infos = false
+		return "describe what is there", "", s.fillInfos
+	case len(c.lines.order) > 0:
+		line := c.lines.pop()
 		return "tidy up", line, func(ctx context.Context) error { return s.tidy(ctx, line) }
-	case len(c.checks) > 0:
-		k := c.checks[0]
-		c.checks, c.now = c.checks[1:], k
+	case len(c.checks.order) > 0:
+		k := c.checks.pop()
+		c.now = k
 		return "read back", k.layer.String(), func(ctx context.Context) error { return s.checkLayer(ctx, k) }
 	}
 	c.working = false
@@ -128,7 +167,7 @@ func (s *Server) lookAround(ctx context.Context) error {
 	if err := s.sweep(ctx); err != nil {
 		return err
 	}
-	lines, err := column(ctx, s.db, "SELECT id FROM lines ORDER BY id")
+	lines, err := column(ctx, s.db, "SELECT id FROM lines WHERE changes <> tidied OR again <> '' AND again <= ? ORDER BY id", stamp(s.now()))
 	if err != nil {
 		return err
 	}
@@ -140,10 +179,21 @@ func (s *Server) lookAround(ctx context.Context) error {
 	return err
 }
 
-// tidy removes the points of a line that its policy does not keep, and has its points need no states but their own.
+// tidy removes the points of a line that its policy does not keep, and has its points need no states but their own. When that is done
+// the line is left alone until something changes: points, the policy, or which of them are damaged; or until points have grown older.
 func (s *Server) tidy(ctx context.Context, line string) error {
-	if _, err := s.prune(ctx, line); err != nil {
+	var changes int64
+	if err := s.db.QueryRowContext(ctx, "SELECT changes FROM lines WHERE id = ?", line).Scan(&changes); err != nil {
+		return ignoreNone(err)
+	}
+	removed, again, err := s.prune(ctx, line)
+	if err == nil {
+		err = s.compact(ctx, line)
+	}
+	if err != nil {
 		return err
 	}
-	return s.compact(ctx, line)
+	changes += int64(len(removed)) // each is one
+	_, err = s.db.ExecContext(ctx, "UPDATE lines SET tidied = ?1, again = ?2 WHERE id = ?3 AND (tidied <> ?1 OR again <> ?2)", changes, again, line)
+	return err
 }

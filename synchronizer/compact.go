@@ -89,8 +89,49 @@ func runsOf(ps []point, longest int) []run {
 // joinable reports whether a layer of a point's path may be put together with others.
 func joinable(p point, l image.LayerRef) bool { return p.own[l.ID] && len(l.Sealed) == 0 }
 
+// mayCompact reports whether there may be something to put together, without opening manifests. It errs on the side of true: it is what runsOf
+// looks for, but for the order of the layers.
+func (s *Server) mayCompact(ctx context.Context, line string) (bool, error) {
+	ps, err := s.pointInfos(ctx, s.db, line, api.MaxPoints)
+	if err != nil {
+		return false, err
+	}
+	stays := map[string]bool{image.StateID{}.String(): true}
+	for _, p := range ps {
+		for _, d := range p.Disks {
+			stays[d.State.String()] = true
+		}
+	}
+	type part struct {
+		from, to string
+		joinable bool
+	}
+	parts, err := collect(ctx, s.db, func(r *sql.Rows, l *part) error { return r.Scan(&l.from, &l.to, &l.joinable) },
+		`SELECT l.from_state, l.to_state, l.sealed = '' AND x.own = x.points FROM line_layers x JOIN layers l ON l.id = x.layer WHERE x.line = ?`, line)
+	if err != nil {
+		return false, err
+	}
+	for _, l := range parts {
+		if !l.joinable { // in some point at least
+			stays[l.from], stays[l.to] = true, true
+		}
+	}
+	for _, l := range parts {
+		if !stays[l.to] {
+			return true, nil
+		}
+	}
+	var own int
+	err = s.db.QueryRowContext(ctx, `SELECT COUNT(*) FROM point_layers WHERE line = ?1 AND point = (SELECT MAX(point) FROM points WHERE line = ?1) AND own`, line).
+		Scan(&own)
+	return own > s.longest, err
+}
+
 // compact puts together what can be. One that cannot does not keep the others.
 func (s *Server) compact(ctx context.Context, line string) error {
+	if may, err := s.mayCompact(ctx, line); err != nil || !may {
+		return err
+	}
 	var errs []error
 	failed := map[string]bool{}
 	for {
@@ -256,6 +297,9 @@ func (s *Server) updatePoint(ctx context.Context, tx *sql.Tx, m *image.Manifest,
 	}
 	res, err := tx.ExecContext(ctx, "UPDATE points SET manifest = ? WHERE line = ? AND point = ?", env, m.ImageID.String(), m.Version)
 	if err := changed(res, err, notFound("there is no point %d", m.Version)); err != nil {
+		return err
+	}
+	if _, err := enterPointInfo(ctx, tx, m); err != nil {
 		return err
 	}
 	_, err = tx.ExecContext(ctx, "DELETE FROM point_layers WHERE line = ? AND point = ?", m.ImageID.String(), m.Version)

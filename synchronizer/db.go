@@ -101,7 +101,67 @@ CREATE TABLE checks (
 -- The recipients of a layer in an age file, with spaces between; empty: a layer file. Of the former id is the SHA-256 of the file, and
 -- what states and size say is what its user says: nothing but that user's points may be based on it.
 ALTER TABLE layers ADD COLUMN sealed TEXT NOT NULL DEFAULT '';
+`, `
+-- What lists show of versions and points, in JSON: taken from the manifests, which count. Where a row is missing the manifest is opened.
+CREATE TABLE version_infos (
+	image TEXT NOT NULL, version INTEGER NOT NULL, info TEXT NOT NULL, PRIMARY KEY (image, version),
+	FOREIGN KEY (image, version) REFERENCES versions(image, version) ON DELETE CASCADE) WITHOUT ROWID;
+CREATE TABLE point_infos (
+	line TEXT NOT NULL, point INTEGER NOT NULL, created TEXT NOT NULL, info TEXT NOT NULL, PRIMARY KEY (line, point),
+	FOREIGN KEY (line, point) REFERENCES points(line, point) ON DELETE CASCADE) WITHOUT ROWID;
+CREATE TRIGGER version_rewritten AFTER UPDATE OF manifest ON versions BEGIN
+	DELETE FROM version_infos WHERE image = OLD.image AND version = OLD.version; END;
+CREATE TRIGGER point_rewritten AFTER UPDATE OF manifest ON points BEGIN
+	DELETE FROM point_infos WHERE line = OLD.line AND point = OLD.point; END;
+-- point_layers by line: how many points have a layer, and of how many it is the line's own. What may be deleted is not decided by it.
+CREATE TABLE line_layers (
+	line TEXT NOT NULL REFERENCES lines(id) ON DELETE CASCADE, layer TEXT NOT NULL, points INTEGER NOT NULL, own INTEGER NOT NULL,
+	PRIMARY KEY (line, layer)) WITHOUT ROWID;
+CREATE INDEX line_layers_layer ON line_layers(layer);
+-- INSERT OR REPLACE would not fire the second: nothing may replace rows of point_layers, or update them.
+CREATE TRIGGER point_layer_entered AFTER INSERT ON point_layers BEGIN
+	INSERT INTO line_layers (line, layer, points, own) VALUES (NEW.line, NEW.layer, 1, NEW.own)
+		ON CONFLICT (line, layer) DO UPDATE SET points = points + 1, own = own + excluded.own; END;
+CREATE TRIGGER point_layer_gone AFTER DELETE ON point_layers BEGIN
+	UPDATE line_layers SET points = points - 1, own = own - OLD.own WHERE line = OLD.line AND layer = OLD.layer;
+	DELETE FROM line_layers WHERE line = OLD.line AND layer = OLD.layer AND points = 0; END;
+CREATE INDEX checks_damaged ON checks(layer) WHERE damaged <> '';
+CREATE INDEX checks_tried ON checks(tried);
+-- A line is tidied up when something changed that may make it untidy: tidied is what changes was then. again: when points will have
+-- grown old enough to go; empty: that is not to be expected.
+ALTER TABLE lines ADD COLUMN changes INTEGER NOT NULL DEFAULT 1;
+ALTER TABLE lines ADD COLUMN tidied INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE lines ADD COLUMN again TEXT NOT NULL DEFAULT '';
+CREATE TRIGGER point_entered AFTER INSERT ON points BEGIN
+	UPDATE lines SET changes = changes + 1 WHERE id = NEW.line; END;
+CREATE TRIGGER point_gone AFTER DELETE ON points BEGIN
+	UPDATE lines SET changes = changes + 1 WHERE id = OLD.line; END;
+CREATE TRIGGER policy_changed AFTER UPDATE OF policy ON images BEGIN
+	UPDATE lines SET changes = changes + 1 WHERE image_id = NEW.id; END;
+CREATE TRIGGER verdict_entered AFTER INSERT ON checks WHEN NEW.damaged <> '' BEGIN
+	UPDATE lines SET changes = changes + 1 WHERE id IN (SELECT line FROM line_layers WHERE layer = NEW.layer); END;
+CREATE TRIGGER verdict_changed AFTER UPDATE OF damaged ON checks WHEN (OLD.damaged = '') <> (NEW.damaged = '') BEGIN
+	UPDATE lines SET changes = changes + 1 WHERE id IN (SELECT line FROM line_layers WHERE layer = NEW.layer); END;
 `}
+
+// fills are what else is to be done for the migration to a version of the catalog, in the same transaction.
+var fills = map[int]func(ctx context.Context, tx *sql.Tx) error{6: fillLineLayers}
+
+// fillLineLayers makes line_layers of point_layers, line by line: all at once would be sorted on disk.
+func fillLineLayers(ctx context.Context, tx *sql.Tx) error {
+	lines, err := column(ctx, tx, "SELECT id FROM lines")
+	if err != nil {
+		return err
+	}
+	for _, l := range lines {
+		_, err := tx.ExecContext(ctx, `INSERT INTO line_layers (line, layer, points, own)
+			SELECT line, layer, COUNT(*), SUM(own) FROM point_layers WHERE line = ? GROUP BY layer`, l)
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
 
 // dbFile is the catalog's name in the data folder.
 const dbFile = "synchronizer.db"
@@ -148,6 +208,11 @@ func migrate(ctx context.Context, db *sql.DB) error {
 		for ; version < len(migrations); version++ {
 			if _, err := tx.ExecContext(ctx, migrations[version]); err != nil {
 				return fmt.Errorf("upgrade from catalog version %d: %w", version, err)
+			}
+			if fill := fills[version+1]; fill != nil {
+				if err := fill(ctx, tx); err != nil {
+					return fmt.Errorf("upgrade from catalog version %d: %w", version, err)
+				}
 			}
 		}
 		_, err := tx.ExecContext(ctx, fmt.Sprintf("PRAGMA user_version = %d", version))

@@ -369,7 +369,8 @@ func TestUpgrade(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := db.ExecContext(t.Context(), `DROP TABLE had; DROP TABLE checks; DROP TABLE user_layers; DROP TABLE point_layers; DROP TABLE points; DROP TABLE lines;
+	if _, err := db.ExecContext(t.Context(), `DROP TRIGGER policy_changed; DROP TRIGGER version_rewritten; DROP TABLE version_infos; DROP TABLE point_infos; DROP TABLE line_layers;
+		DROP TABLE had; DROP TABLE checks; DROP TABLE user_layers; DROP TABLE point_layers; DROP TABLE points; DROP TABLE lines;
 		DROP TABLE edges; DROP TABLE media; DROP TABLE media_keys; DROP INDEX layers_to_state; ALTER TABLE images DROP COLUMN policy; ALTER TABLE layers DROP COLUMN sealed;
 		PRAGMA user_version = 1`); err != nil {
 		t.Fatal(err)

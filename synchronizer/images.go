@@ -126,7 +126,7 @@ func (s *Server) getImages(c *call) error {
 		}
 		images = append(images, im)
 	}
-	return c.reply(images)
+	return c.replyList(images)
 }
 
 func (s *Server) getImage(c *call) error {
@@ -138,7 +138,7 @@ func (s *Server) getImage(c *call) error {
 	if err != nil {
 		return err
 	}
-	return c.reply(im)
+	return c.replyList(im)
 }
 
 // describe collects what administrators see of an image.
@@ -154,40 +154,11 @@ func (s *Server) describe(ctx context.Context, name string) (api.Image, error) {
 	if err := s.db.QueryRowContext(ctx, "SELECT mode FROM images WHERE id = ?", id).Scan(&im.Mode); err != nil {
 		return api.Image{}, err
 	}
-	versions, err := collect(ctx, s.db, func(r *sql.Rows, v *image.Version) error { return r.Scan(v) },
-		"SELECT version FROM versions WHERE image = ? ORDER BY version", id)
-	if err != nil {
+	if im.Versions, err = s.versionInfos(ctx, s.db, id); err != nil {
 		return api.Image{}, err
-	}
-	for _, v := range versions {
-		m, err := s.manifest(ctx, id, v)
-		if err != nil {
-			return api.Image{}, err
-		}
-		info, err := versionInfo(ctx, s.db, m)
-		if err != nil {
-			return api.Image{}, err
-		}
-		im.Versions = append(im.Versions, info)
 	}
 	im.Layers, err = s.edgesOf(ctx, id)
 	return im, err
-}
-
-func versionInfo(ctx context.Context, q querier, m *image.Manifest) (api.VersionInfo, error) {
-	info := api.VersionInfo{Version: m.Version, Created: m.Created, Note: m.Note}
-	for _, d := range m.Disks {
-		last := d.Layers[len(d.Layers)-1]
-		di := api.DiskInfo{
-			Role: d.Role, Size: d.Size, State: d.State, Layer: last.ID, Bytes: last.Length,
-			Full: len(d.Layers) == 1, VHDUUIDs: last.VHDUUIDs, Sealed: sealedFor(d.Layers),
-		}
-		if err := q.QueryRowContext(ctx, "SELECT blocks FROM layers WHERE id = ?", last.ID.String()).Scan(&di.Blocks); err != nil {
-			return api.VersionInfo{}, fmt.Errorf("layer %s of version %d: %w", last.ID.Short(), m.Version, err)
-		}
-		info.Disks = append(info.Disks, di)
-	}
-	return info, nil
 }
 
 // deleteImage removes an image with its versions and assignments, then its layers that no other image needs. A crash in

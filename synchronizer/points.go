@@ -61,32 +61,11 @@ func (s *Server) pointsWhere(ctx context.Context, q querier, line, rest string, 
 
 // pointsOf describes the newest points of a line, oldest first.
 func (s *Server) pointsOf(ctx context.Context, q querier, line string, limit int) ([]api.BackupPoint, error) {
-	ps, err := s.points(ctx, q, line, limit)
+	ps, err := s.pointInfos(ctx, q, line, limit)
 	if err != nil {
 		return nil, err
 	}
-	out := []api.BackupPoint{}
-	for _, p := range ps {
-		b, err := describePoint(ctx, q, p.Manifest)
-		if err != nil {
-			return nil, err
-		}
-		out = append(out, b)
-	}
-	return out, nil
-}
-
-func describePoint(ctx context.Context, q querier, m *image.Manifest) (api.BackupPoint, error) {
-	b := api.BackupPoint{
-		Point: m.Version, Created: m.Created, Version: m.Point.Version, Consistency: m.Point.Consistency, Note: m.Note,
-	}
-	info, err := versionInfo(ctx, q, m)
-	if err != nil {
-		return b, err
-	}
-	b.Disks = info.Disks
-	b.Verified, b.Damaged, err = verdict(ctx, q, m)
-	return b, err
+	return ps, findings(ctx, q, line, ps)
 }
 
 // pointOf returns a point that the path names, signed, and its line.
@@ -164,11 +143,12 @@ func (s *Server) postPoint(c *call) error {
 	}
 	var out api.BackupPoint
 	err = inTx(c.Context(), s.db, func(tx *sql.Tx) error {
-		m, err := s.seal(c.Context(), tx, l.id, c.who.admin, in, request)
-		if err != nil {
+		ps := make([]api.BackupPoint, 1)
+		if ps[0], err = s.seal(c.Context(), tx, l.id, c.who.admin, in, request); err != nil {
 			return err
 		}
-		out, err = describePoint(c.Context(), tx, m)
+		err = findings(c.Context(), tx, l.id, ps)
+		out = ps[0]
 		return err
 	})
 	if err != nil {
@@ -179,56 +159,60 @@ func (s *Server) postPoint(c *call) error {
 }
 
 // seal enters a point, unless it is there.
-func (s *Server) seal(ctx context.Context, tx *sql.Tx, id string, admin bool, in api.SealPoint, request []byte) (*image.Manifest, error) {
+func (s *Server) seal(ctx context.Context, tx *sql.Tx, id string, admin bool, in api.SealPoint, request []byte) (api.BackupPoint, error) {
 	lineID, err := image.ParseUUID(id)
 	if err != nil {
-		return nil, err
+		return api.BackupPoint{}, err
 	}
 	l, err := lineByID(ctx, tx, lineID) // it may have changed, or gone
 	if err != nil {
-		return nil, err
+		return api.BackupPoint{}, err
 	}
 	if in.Point != l.newest+1 {
 		return s.sealedAlready(ctx, tx, l, in, request)
 	}
 	if err := mayBackUp(ctx, tx, l); err != nil {
-		return nil, err
+		return api.BackupPoint{}, err
 	}
 	var count int
 	if err := tx.QueryRowContext(ctx, "SELECT COUNT(*) FROM points WHERE line = ?", l.id).Scan(&count); err != nil {
-		return nil, err
+		return api.BackupPoint{}, err
 	}
 	if count >= api.MaxPoints {
-		return nil, &api.Error{Code: api.CodeTooLarge, Message: fmt.Sprintf("there are %d points of this VM already; have some deleted", count)}
+		return api.BackupPoint{}, &api.Error{Code: api.CodeTooLarge, Message: fmt.Sprintf("there are %d points of this VM already; have some deleted", count)}
 	}
 	newest, err := s.points(ctx, tx, l.id, 1)
 	if err != nil {
-		return nil, err
+		return api.BackupPoint{}, err
 	}
 	p := &sealing{Server: s, tx: tx, line: l, admin: admin, newest: newest, own: map[image.LayerID]bool{}}
 	p.m = image.Manifest{Format: 1, ImageID: lineID, Image: l.image, Version: in.Point, Created: s.now().UTC(), Mode: l.mode, Note: in.Note}
 	p.m.Point = &image.Point{Name: l.name, Version: in.Version, Consistency: in.Consistency}
 	if p.m.Point.VM, err = image.ParseUUID(l.vm); err != nil {
-		return nil, err
+		return api.BackupPoint{}, err
 	}
 	if p.m.Point.ImageID, err = image.ParseUUID(l.imageID); err != nil {
-		return nil, err
+		return api.BackupPoint{}, err
 	}
 	if err := p.compose(ctx, in); err != nil {
-		return nil, err
+		return api.BackupPoint{}, err
 	}
-	return &p.m, p.enter(ctx, request)
+	return p.enter(ctx, request)
 }
 
 // sealedAlready returns the point that an earlier request like this one made.
-func (s *Server) sealedAlready(ctx context.Context, q querier, l line, in api.SealPoint, request []byte) (*image.Manifest, error) {
+func (s *Server) sealedAlready(ctx context.Context, q querier, l line, in api.SealPoint, request []byte) (api.BackupPoint, error) {
 	var env, before []byte
 	err := q.QueryRowContext(ctx, "SELECT manifest, request FROM points WHERE line = ? AND point = ?", l.id, in.Point).Scan(&env, &before)
 	if err != nil && !errors.Is(err, sql.ErrNoRows) {
-		return nil, err
+		return api.BackupPoint{}, err
 	}
 	if err != nil || !bytes.Equal(request, before) {
-		return nil, conflict("the newest point of this VM is %d, so point %d cannot follow; look again", l.newest, in.Point)
+		return api.BackupPoint{}, conflict("the newest point of this VM is %d, so point %d cannot follow; look again", l.newest, in.Point)
 	}
-	return s.opened(env, "line "+l.id, in.Point)
+	m, err := s.opened(env, "line "+l.id, in.Point)
+	if err != nil {
+		return api.BackupPoint{}, err
+	}
+	return pointInfo(ctx, q, m)
 }

@@ -281,7 +281,7 @@ func TestProtocolLimits(t *testing.T) {
 		{"Types", fmt.Sprintf("`password` text (1 to %d bytes)", api.MaxPassword)},
 		{"Types", fmt.Sprintf("`note`? text (at most %d bytes)", api.MaxNote)},
 		{"Publishing", fmt.Sprintf("at most %d MiB, and no more than is missing", api.MaxUploadChunk>>20)},
-		{"Routes", fmt.Sprintf("At most %d MiB", api.MaxBackups>>20)},
+		{"Routes", fmt.Sprintf("At most %d MiB", api.MaxList>>20)},
 		{"Types", fmt.Sprintf("`note`? text (at most %d bytes), `disks` [PointDisk]", api.MaxNote)},
 		{"Backups", fmt.Sprintf("A user has at most %d lines, a line %d points", api.MaxLines, api.MaxPoints)},
 		{"Backups", fmt.Sprintf("%d uploads that did not end, and room that the server's disk has above %d GiB", synchronizer.MaxUserUploads,

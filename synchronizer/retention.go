@@ -84,46 +84,60 @@ func checkBackupPolicy(p *api.BackupPolicy) error {
 	return nil
 }
 
-// prune deletes the points of a line that its policy does not keep, and returns their numbers.
-func (s *Server) prune(ctx context.Context, line string) ([]image.Version, error) {
-	removed := []image.Version{}
+// prune deletes the points of a line that its policy does not keep, and returns their numbers, and when points that stay because they are
+// young will be that no more; empty: there are none.
+func (s *Server) prune(ctx context.Context, line string) (removed []image.Version, again string, err error) {
+	removed = []image.Version{}
 	id, err := image.ParseUUID(line)
 	if err != nil {
-		return removed, err
+		return removed, "", err
 	}
 	l, err := lineByID(ctx, s.db, id)
 	if err != nil {
-		return removed, err
+		return removed, "", err
 	}
 	p, err := backupPolicyOf(ctx, s.db, l)
 	if err != nil || p == nil {
-		return removed, err
+		return removed, "", err
 	}
-	ps, err := collect(ctx, s.db, func(r *sql.Rows, a *aged) error {
-		var created string
-		err := r.Scan(&a.point, &created, &a.damaged)
-		if err == nil {
-			a.created, err = parseStamp(created)
-		}
-		return err
-	}, `SELECT point, created, EXISTS (SELECT 1 FROM point_layers l JOIN checks c ON c.layer = l.layer
-			WHERE l.line = p.line AND l.point = p.point AND c.damaged <> '')
-		FROM points p WHERE line = ? ORDER BY point`, line)
+	ps, err := agedPoints(ctx, s.db, line)
 	if err != nil {
-		return removed, err
+		return removed, "", err
 	}
-	keep := kept(ps, *p, s.now())
-	for _, a := range ps {
+	now := s.now()
+	keep := kept(ps, *p, now)
+	for i, a := range ps {
 		if keep[a.point] {
+			if old := stamp(a.created.Add(youngPoint)); now.Sub(a.created) < youngPoint && i < len(ps)-1 && (again == "" || old < again) {
+				again = old
+			}
 			continue
 		}
 		if err := s.dropPoint(ctx, line, a.point); err != nil {
-			return removed, err
+			return removed, "", err
 		}
 		removed = append(removed, a.point)
 		s.log.Info("backup removed by the policy", "line", line, "point", a.point)
 	}
-	return removed, nil
+	return removed, again, nil
+}
+
+// agedPoints returns the points of a line, oldest first.
+func agedPoints(ctx context.Context, q querier, line string) ([]aged, error) {
+	damaged, err := damagedPoints(ctx, q, line)
+	if err != nil {
+		return nil, err
+	}
+	return collect(ctx, q, func(r *sql.Rows, a *aged) error {
+		var created string
+		err := r.Scan(&a.point, &created)
+		if err == nil {
+			a.created, err = parseStamp(created)
+		}
+		a.damaged = damaged[a.point]
+		return err
+	}, `SELECT p.point, COALESCE(i.created, p.created) FROM points p LEFT JOIN point_infos i ON i.line = p.line AND i.point = p.point
+		WHERE p.line = ? ORDER BY p.point`, line)
 }
 
 // dropPoint deletes a point, and the layers that nothing else needs.
@@ -169,7 +183,7 @@ func (s *Server) postPrune(c *call) error {
 	if err != nil {
 		return err
 	}
-	removed, err := s.prune(c.Context(), l.id)
+	removed, _, err := s.prune(c.Context(), l.id)
 	s.tidyLater(l.id)
 	if err != nil {
 		return err

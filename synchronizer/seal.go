@@ -31,10 +31,7 @@ func (s *Server) postVersion(c *call) error {
 		if err != nil {
 			return err
 		}
-		if err := s.enterVersion(c.Context(), tx, m); err != nil {
-			return err
-		}
-		info, err = versionInfo(c.Context(), tx, m)
+		info, err = s.enterVersion(c.Context(), tx, m)
 		return err
 	})
 	if err != nil {
@@ -158,23 +155,23 @@ func bootDisk(m *image.Manifest, in api.SealDisk) error {
 	return nil
 }
 
-func (s *Server) enterVersion(ctx context.Context, tx *sql.Tx, m *image.Manifest) error {
+func (s *Server) enterVersion(ctx context.Context, tx *sql.Tx, m *image.Manifest) (api.VersionInfo, error) {
 	env, err := image.SignManifest(m, s.signing)
 	if err != nil {
-		return invalid("%v", err)
+		return api.VersionInfo{}, invalid("%v", err)
 	}
 	id := m.ImageID.String()
 	if _, err := tx.ExecContext(ctx, "INSERT INTO versions (image, version, manifest) VALUES (?, ?, ?)", id, m.Version, env); err != nil {
-		return err
+		return api.VersionInfo{}, err
 	}
 	for _, d := range m.Disks {
 		for _, l := range d.Layers {
 			_, err := tx.ExecContext(ctx, "INSERT INTO version_layers (image, version, layer) VALUES (?, ?, ?) ON CONFLICT DO NOTHING",
 				id, m.Version, l.ID.String())
 			if err != nil {
-				return err
+				return api.VersionInfo{}, err
 			}
 		}
 	}
-	return nil
+	return enterVersionInfo(ctx, tx, m)
 }

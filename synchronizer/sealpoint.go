@@ -191,28 +191,31 @@ func (p *sealing) borrow(ctx context.Context, v image.Version) error {
 }
 
 // enter signs the manifest and enters the point.
-func (p *sealing) enter(ctx context.Context, request []byte) error {
+func (p *sealing) enter(ctx context.Context, request []byte) (api.BackupPoint, error) {
 	env, err := image.SignManifest(&p.m, p.signing)
 	if err != nil {
-		return invalid("%v", err)
+		return api.BackupPoint{}, invalid("%v", err)
 	}
 	_, err = p.tx.ExecContext(ctx, "INSERT INTO points (line, point, manifest, request, created) VALUES (?, ?, ?, ?, ?)",
 		p.line.id, p.m.Version, env, request, stamp(p.m.Created))
 	if err != nil {
-		return err
+		return api.BackupPoint{}, err
+	}
+	info, err := enterPointInfo(ctx, p.tx, &p.m)
+	if err != nil {
+		return info, err
 	}
 	if err := enterPointLayers(ctx, p.tx, &p.m, p.own); err != nil {
-		return err
+		return info, err
 	}
 	for id := range p.own {
 		_, err := p.tx.ExecContext(ctx, "DELETE FROM user_layers WHERE user = ? AND layer = ?", p.line.user, id.String())
 		if err != nil {
-			return err
+			return info, err
 		}
 	}
-	_, err = p.tx.ExecContext(ctx, "UPDATE lines SET newest = ? WHERE id = ?",
-		p.m.Version, p.line.id)
-	return err
+	_, err = p.tx.ExecContext(ctx, "UPDATE lines SET newest = ? WHERE id = ?", p.m.Version, p.line.id)
+	return info, err
 }
 
 // enterPointLayers notes which layers a point needs.

@@ -136,7 +136,7 @@ func open(ctx context.Context, o Options, fsys durable.FS) (*Server, error) {
 	if err := s.considerAll(ctx); err != nil {
 		return nil, errors.Join(err, s.db.Close())
 	}
-	s.keepHouse()
+	s.addChore(func(c *chores) { c.house, c.infos = true, true })
 	s.ticking.Go(s.keepTime)
 	return s, nil
 }
