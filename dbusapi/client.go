@@ -148,6 +148,12 @@ func (c *Client) Backups(ctx context.Context) ([]api.BackupLine, error) {
 	return v, c.get(ctx, &v, "backups")
 }
 
+// BackupsOf is endpoint.Engine.BackupsOf.
+func (c *Client) BackupsOf(ctx context.Context, vm string) (api.BackupLine, error) {
+	var v api.BackupLine
+	return v, c.get(ctx, &v, "backups_of", vm)
+}
+
 // RollBack is endpoint.Engine.RollBack.
 func (c *Client) RollBack(ctx context.Context, vm string) (endpoint.VMInfo, error) {
 	var v endpoint.VMInfo

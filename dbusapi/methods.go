@@ -36,7 +36,7 @@ func (s *server) exportAll() error {
 			"probe": {change, s.probe}, "register": {change, s.register}, "login": {change, s.login}, "logout": {change, s.logout},
 			"offers": {change, s.offers}, "media": {change, s.media}, "media_for": {change, s.mediaFor}, "plan": {change, s.plan}, "start": {change, s.start},
 			"run": {change, s.run}, "stop": {change, s.stop}, "console": {change, s.console}, "boot_trace": {change, s.bootTrace},
-			"backups": {change, s.backups}, "rollback": {change, s.rollback}, "remove": {change, s.remove}, "export": {change, s.export},
+			"backups": {change, s.backups}, "backups_of": {change, s.backupsOf}, "rollback": {change, s.rollback}, "remove": {change, s.remove}, "export": {change, s.export},
 			"open_disk":   {change, s.openDisk},
 			"backup_keys": {change, s.backupKeys}, "new_backup_key": {change, s.newBackupKey}, "export_backup_keys": {change, s.exportBackupKeys},
 			"import_backup_keys": {change, s.importBackupKeys}, "lend_backup_keys": {change, s.lendBackupKeys},

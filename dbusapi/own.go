@@ -144,6 +144,8 @@ func (s *server) vms() (string, *dbus.Error) { return asJSON(s.e.VMs()) }
 
 func (s *server) backups() (string, *dbus.Error) { return asJSON(s.e.Backups(s.ctx)) }
 
+func (s *server) backupsOf(vm string) (string, *dbus.Error) { return asJSON(s.e.BackupsOf(s.ctx, vm)) }
+
 func (s *server) rollback(vm string) (string, *dbus.Error) { return asJSON(s.e.RollBack(vm)) }
 
 func (s *server) remove(vm string) *dbus.Error { return own(s.e.Remove(vm)) }

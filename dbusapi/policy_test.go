@@ -104,6 +104,7 @@ var (
 		{"/", ownFace + ".logout", nil},
 		{"/", ownFace + ".offers", nil},
 		{"/", ownFace + ".backups", nil},
+		{"/", ownFace + ".backups_of", []string{"win7"}},
 		{"/", ownFace + ".open_disk", []string{"win7", "0", "system"}},
 		{"/", ownFace + ".backup_keys", nil},
 		{"/", ownFace + ".new_backup_key", []string{"false"}},

@@ -61,6 +61,7 @@ const xmlOwn = `  <interface name="` + ifaceOwn + `">
     <method name="boot_trace"><arg name="vm" type="s" direction="in"/><arg name="json" type="s" direction="out"/></method>
     <method name="console"><arg name="vm" type="s" direction="in"/><arg name="socket" type="s" direction="out"/></method>
     <method name="backups"><arg name="json" type="s" direction="out"/></method>
+    <method name="backups_of"><arg name="vm" type="s" direction="in"/><arg name="json" type="s" direction="out"/></method>
     <method name="rollback"><arg name="vm" type="s" direction="in"/><arg name="json" type="s" direction="out"/></method>
     <method name="remove"><arg name="vm" type="s" direction="in"/></method>
     <method name="export"><arg name="vm" type="s" direction="in"/><arg name="role" type="s" direction="in"/><arg name="socket" type="s" direction="out"/></method>

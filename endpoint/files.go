@@ -125,13 +125,12 @@ func (e *Engine) openPoint(ctx context.Context, v *DiskView, name string, point 
 		return err
 	}
 	v.opened = append(v.opened, func() error { c.Close(); return nil })
-	lines, err := c.Backups(ctx)
-	if err != nil {
-		return explainLines(err)
-	}
-	l, err := e.chooseLine(lines, name)
+	l, err := e.findLine(ctx, c, name)
 	if err != nil {
 		return err
+	}
+	if l, err = c.Backup(ctx, l.ID); err != nil {
+		return explainLines(err)
 	}
 	if _, err := choosePoint(l, point); err != nil {
 		return err

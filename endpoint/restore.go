@@ -24,6 +24,31 @@ func (e *Engine) Backups(ctx context.Context) ([]api.BackupLine, error) {
 	return append([]api.BackupLine{}, lines...), explainLines(err)
 }
 
+// BackupsOf describes one of them with all its points: by its id, by a VM of this machine, or by the name of a VM of any of the user's devices.
+// The id means the same for ever, which no name does.
+func (e *Engine) BackupsOf(ctx context.Context, name string) (api.BackupLine, error) {
+	c, _, err := e.connectWithin(nil, true)
+	if err != nil {
+		return api.BackupLine{}, err
+	}
+	defer c.Close()
+	l, err := e.findLine(ctx, c, name)
+	if err != nil {
+		return api.BackupLine{}, err
+	}
+	l, err = c.Backup(ctx, l.ID)
+	return l, explainLines(err)
+}
+
+// findLine finds the line that was named, with its newest point.
+func (e *Engine) findLine(ctx context.Context, c *syncclient.Client, name string) (api.BackupLine, error) {
+	lines, err := c.BackupLines(ctx)
+	if err != nil {
+		return api.BackupLine{}, explainLines(err)
+	}
+	return e.chooseLine(lines, name)
+}
+
 func explainLines(err error) error {
 	return syncclient.Explain(err, "cannot ask for your backups", "nothing was changed")
 }
@@ -37,7 +62,7 @@ func (m *mission) restore(ctx context.Context, r Request) error {
 	var lines []api.BackupLine
 	err := m.ask(ctx, func() error {
 		var err error
-		lines, err = m.client.Backups(ctx)
+		lines, err = m.client.BackupLines(ctx)
 		return err
 	})
 	if err != nil {
@@ -46,6 +71,16 @@ func (m *mission) restore(ctx context.Context, r Request) error {
 	l, err := m.e.chooseLine(lines, r.From)
 	if err != nil {
 		return err
+	}
+	if r.Point != 0 {
+		err := m.ask(ctx, func() error {
+			var err error
+			l, err = m.client.Backup(ctx, l.ID)
+			return err
+		})
+		if err != nil {
+			return explainLines(err)
+		}
 	}
 	p, err := choosePoint(l, r.Point)
 	if err != nil {
@@ -79,12 +114,15 @@ func (m *mission) unlock(ctx context.Context, name string) {
 
 // chooseLine finds the line that was named: by its id, by a VM of this machine, or by the name of a VM of any device.
 func (e *Engine) chooseLine(lines []api.BackupLine, name string) (api.BackupLine, error) {
+	if i := slices.IndexFunc(lines, func(l api.BackupLine) bool { return l.ID.String() == name && l.Newest != 0 }); i >= 0 {
+		return lines[i], nil
+	}
 	var found []api.BackupLine
 	mine, _ := e.store.VM(name)
 	for _, l := range lines {
 		switch {
 		case l.Newest == 0:
-		case l.ID.String() == name, !mine.ID.IsZero() && l.VM == mine.ID:
+		case !mine.ID.IsZero() && l.VM == mine.ID:
 			return l, nil
 		case name == "" || l.Name == name:
 			found = append(found, l)

@@ -13,13 +13,21 @@ import (
 // Images describes all images.
 func (c *Client) Images(ctx context.Context) ([]api.Image, error) {
 	var v []api.Image
-	return v, c.call(ctx, http.MethodGet, nil, &v, "images")
+	req, err := c.request(ctx, http.MethodGet, nil, nil, "images")
+	if err != nil {
+		return nil, err
+	}
+	return v, c.callLong(req, api.MaxList, &v)
 }
 
 // Image describes an image.
 func (c *Client) Image(ctx context.Context, name string) (api.Image, error) {
 	var v api.Image
-	return v, c.call(ctx, http.MethodGet, nil, &v, "images", name)
+	req, err := c.request(ctx, http.MethodGet, nil, nil, "images", name)
+	if err != nil {
+		return v, err
+	}
+	return v, c.callLong(req, api.MaxList, &v)
 }
 
 // DeleteImage deletes an image with all its versions.

@@ -1,22 +1,73 @@
 package syncclient
 
 import (
+	"cmp"
 	"context"
+	"errors"
 	"net/http"
 	"net/url"
+	"slices"
 
 	"disksync/api"
 	"disksync/image"
 )
 
-// Backups describes the lines of backups of the user, with all their points.
+// Backups describes the lines of backups of the user, with all their points. Who wants one line asks for less with BackupLines and Backup.
 func (c *Client) Backups(ctx context.Context) ([]api.BackupLine, error) {
-	return c.backups(ctx, nil)
+	lines, err := c.backups(ctx, nil)
+	if !tooLarge(err) {
+		return lines, err
+	}
+	if lines, err = c.BackupLines(ctx); err != nil {
+		return nil, err
+	}
+	for i := range lines {
+		if lines[i], err = c.Backup(ctx, lines[i].ID); err != nil {
+			return nil, err
+		}
+	}
+	return lines, nil
+}
+
+// BackupLines describes the lines of the user, each with its newest point; an early release answers with all of them.
+func (c *Client) BackupLines(ctx context.Context) ([]api.BackupLine, error) {
+	return c.backups(ctx, url.Values{"points": {"newest"}})
 }
 
 // AllBackups describes the lines of everybody, with their newest points. It is for administrators.
 func (c *Client) AllBackups(ctx context.Context) ([]api.BackupLine, error) {
-	return c.backups(ctx, url.Values{"all": {"1"}})
+	lines, err := c.backups(ctx, url.Values{"all": {"1"}})
+	if !tooLarge(err) {
+		return lines, err
+	}
+	lines = nil
+	for after := (image.UUID{}); ; after = lines[len(lines)-1].ID {
+		page, err := c.backups(ctx, url.Values{"all": {"1"}, "after": {after.String()}})
+		if err != nil {
+			return nil, err
+		}
+		if len(page) == 0 {
+			break
+		}
+		if page[0].ID.String() <= after.String() {
+			return nil, &ProtocolError{"a page of a list that does not begin behind the one before"}
+		}
+		lines = append(lines, page...)
+	}
+	slices.SortFunc(lines, func(a, b api.BackupLine) int {
+		return cmp.Or(cmp.Compare(a.User, b.User), cmp.Compare(a.Name, b.Name), cmp.Compare(a.ID.String(), b.ID.String()))
+	})
+	return lines, nil
+}
+
+// BackupsOf describes the lines of a user, with their newest points; an early release answers with those of everybody. It is for administrators.
+func (c *Client) BackupsOf(ctx context.Context, user string) ([]api.BackupLine, error) {
+	return c.backups(ctx, url.Values{"all": {"1"}, "user": {user}})
+}
+
+func tooLarge(err error) bool {
+	e, ok := errors.AsType[*api.Error](err)
+	return ok && e.Code == api.CodeTooLarge
 }
 
 func (c *Client) backups(ctx context.Context, query url.Values) ([]api.BackupLine, error) {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"io"
 	"slices"
 	"strings"
@@ -44,10 +45,10 @@ out of what was written, where they are in order: when the VM is off, or its gue
 func newBackups(o *options) *cobra.Command {
 	var asJSON bool
 	c := &cobra.Command{
-		Use: "backups", Short: "List your backups, of all your machines", Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
+		Use: "backups [VM]", Short: "List your backups, of all your machines or of one VM", Args: cobra.MaximumNArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
 			return o.with(cmd.Context(), func(d door) error {
-				lines, err := d.Backups(cmd.Context())
+				lines, err := backupsOf(cmd.Context(), d, args)
 				if err != nil {
 					return err
 				}
@@ -60,6 +61,15 @@ func newBackups(o *options) *cobra.Command {
 	}
 	c.Flags().BoolVar(&asJSON, "json", false, "print as JSON")
 	return c
+}
+
+// backupsOf returns the named line of backups, or all.
+func backupsOf(ctx context.Context, d door, names []string) ([]api.BackupLine, error) {
+	if len(names) == 0 {
+		return d.Backups(ctx)
+	}
+	l, err := d.BackupsOf(ctx, names[0])
+	return []api.BackupLine{l}, err
 }
 
 func printLines(w io.Writer, lines []api.BackupLine) error {

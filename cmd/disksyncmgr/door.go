@@ -65,6 +65,8 @@ type door interface {
 	Console(ctx context.Context, vm string, rw io.ReadWriter) error
 	BootTrace(ctx context.Context, vm string) (image.BootTrace, error)
 	Backups(ctx context.Context) ([]api.BackupLine, error)
+	// BackupsOf has one of them: the id of the backups may be given in place of the VM's name.
+	BackupsOf(ctx context.Context, vm string) (api.BackupLine, error)
 	BackupKeys(ctx context.Context) ([]string, error)
 	NewBackupKey(ctx context.Context, replace bool) (string, error)
 	ExportBackupKeys(ctx context.Context) (string, error)

@@ -61,12 +61,12 @@ func newKeyShow(o *options) *cobra.Command {
 				if err != nil {
 					return err
 				}
-				if asJSON {
-					return cli.JSON(cmd.OutOrStdout(), keys)
-				}
 				on, err := d.EncryptsBackups(cmd.Context())
 				if err != nil {
 					return err
+				}
+				if asJSON {
+					return cli.JSON(cmd.OutOrStdout(), shown(keys, on))
 				}
 				for i, r := range keys {
 					use := "opens older backups"
@@ -84,6 +84,25 @@ func newKeyShow(o *options) *cobra.Command {
 	}
 	c.Flags().BoolVar(&asJSON, "json", false, "print as JSON")
 	return c
+}
+
+// shownKeys is what "key show" prints as JSON.
+type shownKeys struct {
+	Encryption bool       `json:"encryption"` // backups are encrypted where no policy says anything
+	Keys       []shownKey `json:"keys"`
+}
+
+type shownKey struct {
+	Recipient string `json:"recipient"`
+	Encrypts  bool   `json:"encrypts"` // backups are encrypted for it; else it opens older ones
+}
+
+func shown(keys []string, on bool) shownKeys {
+	out := shownKeys{Encryption: on, Keys: []shownKey{}}
+	for i, r := range keys {
+		out.Keys = append(out.Keys, shownKey{r, on && i == 0})
+	}
+	return out
 }
 
 func newKeyExport(o *options) *cobra.Command {

@@ -7,7 +7,6 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"disksync/dbusapi"
 	"disksync/disk/fusefile"
 	"disksync/image"
 	"disksync/internal/cli"
@@ -21,28 +20,25 @@ func mount(cmd *cobra.Command, d door, vm string, point image.Version, roles []i
 		return cli.UsageError("want `files VM@POINT mount DIR`: only the disks of a point stay as they are meanwhile")
 	}
 	reading := context.WithoutCancel(cmd.Context()) // who uses a file goes on until it is unmounted
-	disks := map[string]fusefile.Reader{}
-	for _, r := range roles {
-		p, err := openPointDisk(func() (dbusapi.Disk, error) { return d.OpenDisk(reading, vm, point, r) })
-		if problem.Of(err) != nil && problem.Of(err).Code == "DS-NO-DISK" && len(roles) > 1 {
-			continue
-		}
-		if err != nil {
-			return err
-		}
+	disks, err := openPointDisks(reading, d, vm, point, roles)
+	if err != nil {
+		return err
+	}
+	files := map[string]fusefile.Reader{}
+	for r, p := range disks {
 		defer p.Close()
-		disks[string(r)+".raw"] = p
+		files[string(r)+".raw"] = p
 	}
 	report := func(name, op string, err error) {
 		fmt.Fprintf(cmd.ErrOrStderr(), "%s: %s: %s\n", name, op, problem.Printable(err.Error()))
 	}
-	f, err := fusefile.Mount(dir, fusefile.Readers(disks), fusefile.Options{Report: report})
+	f, err := fusefile.Mount(dir, fusefile.Readers(files), fusefile.Options{Report: report})
 	if err != nil {
 		return problem.New("DS-MOUNT", problem.Failure, err, "the disks cannot be shown as files", "nothing was changed",
 			"name an empty folder of your own; the system needs /dev/fuse and, for users other than root, fusermount3 (Debian: apt install fuse3)")
 	}
 	for _, r := range image.Roles() {
-		if p, ok := disks[string(r)+".raw"]; ok {
+		if p, ok := disks[r]; ok {
 			fmt.Fprintf(cmd.OutOrStdout(), "%s, %d bytes\n", filepath.Join(dir, string(r)+".raw"), p.Size())
 		}
 	}

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -8,6 +9,7 @@ import (
 	"sync"
 
 	"disksync/dbusapi"
+	"disksync/image"
 	"disksync/internal/problem"
 )
 
@@ -37,6 +39,30 @@ func openPointDisk(open func() (dbusapi.Disk, error)) (*pointDisk, error) {
 		return nil, err
 	}
 	return &pointDisk{open: open, size: d.Size(), now: &sharedDisk{d, 1}}, nil
+}
+
+// openPointDisks opens those disks of a point that there are. They are opened anew by the id of the backups: a name may mean another VM by
+// then.
+func openPointDisks(ctx context.Context, d door, vm string, point image.Version, roles []image.Role) (map[image.Role]*pointDisk, error) {
+	line, err := d.BackupsOf(ctx, vm)
+	if err != nil {
+		return nil, err
+	}
+	out := map[image.Role]*pointDisk{}
+	for _, r := range roles {
+		p, err := openPointDisk(func() (dbusapi.Disk, error) { return d.OpenDisk(ctx, line.ID.String(), point, r) })
+		if err != nil && len(roles) > 1 && problem.Of(err).Code == "DS-NO-DISK" {
+			continue
+		}
+		if err != nil {
+			for _, p := range out {
+				p.Close()
+			}
+			return nil, err
+		}
+		out[r] = p
+	}
+	return out, nil
 }
 
 // Size returns the disk's size in bytes.

@@ -1,12 +1,16 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"io/fs"
+	"slices"
 	"sync"
 	"testing"
 
+	"disksync/api"
 	"disksync/dbusapi"
+	"disksync/image"
 	"disksync/internal/problem"
 )
 
@@ -242,5 +246,46 @@ func TestPointDiskWaits(t *testing.T) {
 	p.Close()
 	if !o.disks[0].isClosed() || !o.disks[1].isClosed() {
 		t.Error("a disk is open")
+	}
+}
+
+// renamed is a door behind which the name of a VM means other backups whenever it is asked for. The disks that it opens fail.
+type renamed struct {
+	door
+	t      *testing.T
+	next   byte
+	opened []string
+}
+
+func (d *renamed) BackupsOf(context.Context, string) (api.BackupLine, error) {
+	d.next++
+	return api.BackupLine{ID: image.RandomUUID([16]byte{d.next})}, nil
+}
+
+func (d *renamed) OpenDisk(_ context.Context, vm string, _ image.Version, r image.Role) (dbusapi.Disk, error) {
+	if r == image.User {
+		return nil, problem.New("DS-NO-DISK", problem.NotFound, nil, "no such disk", "", "")
+	}
+	d.opened = append(d.opened, vm)
+	return &testDisk{t: d.t, size: 1024, err: errors.New("the line failed")}, nil
+}
+
+// TestReopenedByID: what is opened anew are the backups that the name meant at first.
+func TestReopenedByID(t *testing.T) {
+	d := &renamed{t: t}
+	disks, err := openPointDisks(t.Context(), d, "win7", 1, []image.Role{image.System, image.User})
+	if err != nil || len(disks) != 1 {
+		t.Fatal(disks, err)
+	}
+	p := disks[image.System]
+	defer p.Close()
+	for range 2 {
+		if _, err := p.ReadAt(make([]byte, 1), 0); err == nil {
+			t.Error("no error")
+		}
+	}
+	id := image.RandomUUID([16]byte{1}).String()
+	if want := []string{id, id, id}; !slices.Equal(d.opened, want) {
+		t.Errorf("opened %v, want %v", d.opened, want)
 	}
 }

@@ -86,10 +86,11 @@ func findLine(ctx context.Context, c *syncclient.Client, name string) (api.Backu
 	if id, err := image.ParseUUID(name); err == nil {
 		return c.Backup(ctx, id)
 	}
-	if !strings.Contains(name, "/") {
+	user, _, ok := strings.Cut(name, "/")
+	if !ok {
 		return api.BackupLine{}, cli.UsageError("%q: name the backups of a VM with USER/VM or with the id of the line", name)
 	}
-	all, err := c.AllBackups(ctx)
+	all, err := c.BackupsOf(ctx, user)
 	if err != nil {
 		return api.BackupLine{}, err
 	}
