@@ -45,6 +45,12 @@ const (
 // SetLongest sets how many layers of its own a point may be reached over. It is not safe while requests run.
 func (s *Server) SetLongest(n int) { s.longest = n }
 
+// SetListed sets how many points or lines a list of backups may have, and lines a page of it. It is not safe while requests run.
+func (s *Server) SetListed(listed, page int) { s.listed, s.page = listed, page }
+
+// SeenEvery is seenEvery, for tests.
+const SeenEvery = seenEvery
+
 // KeepHouse has done what an hour's tick does.
 func (s *Server) KeepHouse() { s.keepHouse() }
 

@@ -58,11 +58,11 @@ func (s *Server) linesOfAll(ctx context.Context, query url.Values) ([]line, erro
 		if err != nil {
 			return nil, invalid("after: %v", err)
 		}
-		return linesWhere(ctx, s.db, "id > ? ORDER BY id LIMIT ?", id.String(), api.PageLines)
+		return linesWhere(ctx, s.db, "id > ? ORDER BY id LIMIT ?", id.String(), s.page)
 	}
-	lines, err := linesWhere(ctx, s.db, "user = ?1 OR ?2 ORDER BY user, name, id LIMIT ?3", query.Get("user"), !query.Has("user"), api.MaxListed+1)
-	if err == nil && len(lines) > api.MaxListed {
-		err = tooMany("there are backups of more than %d VMs; ask for those of one user, or for one page after the other", api.MaxListed)
+	lines, err := linesWhere(ctx, s.db, "user = ?1 OR ?2 ORDER BY user, name, id LIMIT ?3", query.Get("user"), !query.Has("user"), s.listed+1)
+	if err == nil && len(lines) > s.listed {
+		err = tooMany("there are backups of more than %d VMs; ask for those of one user, or for one page after the other", s.listed)
 	}
 	return lines, err
 }
@@ -71,12 +71,12 @@ func (s *Server) linesOfAll(ctx context.Context, query url.Values) ([]line, erro
 func (s *Server) linesWithPoints(c *call) ([]line, error) {
 	var n int
 	err := s.db.QueryRowContext(c.Context(), `SELECT COUNT(*) FROM (SELECT 1 FROM lines n JOIN points p ON p.line = n.id WHERE n.user = ? LIMIT ?)`,
-		c.who.name, api.MaxListed+1).Scan(&n)
+		c.who.name, s.listed+1).Scan(&n)
 	if err != nil {
 		return nil, err
 	}
-	if n > api.MaxListed {
-		return nil, tooMany("you have more than %d backups; ask for the VMs with their newest ones, and then for those of one VM", api.MaxListed)
+	if n > s.listed {
+		return nil, tooMany("you have more than %d backups; ask for the VMs with their newest ones, and then for those of one VM", s.listed)
 	}
 	return linesWhere(c.Context(), s.db, "user = ? ORDER BY name, id", c.who.name)
 }

@@ -16,6 +16,7 @@ import (
 
 	"golang.org/x/time/rate"
 
+	"disksync/api"
 	"disksync/image"
 	"disksync/internal/durable"
 )
@@ -46,6 +47,8 @@ type Server struct {
 	now       func() time.Time
 	stall     time.Duration // that a caller may stand still
 	longest   int           // path of layers of its own that a point may have
+	listed    int           // points or lines that a list of backups may have
+	page      int           // lines in a page of such a list
 	unlock    func() error
 	network   http.Handler
 	local     http.Handler
@@ -103,7 +106,7 @@ func open(ctx context.Context, o Options, fsys durable.FS) (*Server, error) {
 		o.Now = time.Now
 	}
 	s := &Server{
-		dir: o.Dir, fsys: fsys, passwords: newPasswords(), log: o.Log, now: o.Now, stall: stallTime, longest: maxOwnLayers,
+		dir: o.Dir, fsys: fsys, passwords: newPasswords(), log: o.Log, now: o.Now, stall: stallTime, longest: maxOwnLayers, listed: api.MaxListed, page: api.PageLines,
 		logins:    newLimiter(rate.Every(6*time.Second), 10),
 		transfers: make(chan struct{}, o.MaxTransfers),
 		verifying: make(chan struct{}, maxVerifying),
