@@ -62,6 +62,7 @@ func (s *Server) postVerify(c *call) error {
 	for i := range checks {
 		checks[i].line = l.id
 	}
+	s.addChore(func(c *chores) { c.opened.push(l.id) })
 	s.checkLater(checks...)
 	return err
 }

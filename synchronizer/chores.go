@@ -19,6 +19,7 @@ type chores struct {
 	house   bool // to look what is to be done at all
 	infos   bool // to enter descriptions that are missing
 	lines   queue[string]
+	opened  queue[string] // lines whose manifests are to be opened
 	checks  queue[check]
 	now     check          // that goes on
 	asked   map[string]int // checks, with now, that were asked for a line
@@ -153,6 +154,9 @@ func (s *Server) nextChore() (what, of string, do func(ctx context.Context) erro
 	case len(c.lines.order) > 0:
 		line := c.lines.pop()
 		return "tidy up", line, func(ctx context.Context) error { return s.tidy(ctx, line) }
+	case len(c.opened.order) > 0:
+		line := c.opened.pop()
+		return "open manifests", line, func(ctx context.Context) error { return s.openManifests(ctx, line) }
 	case len(c.checks.order) > 0:
 		k := c.checks.pop()
 		c.now = k
@@ -173,6 +177,16 @@ func (s *Server) lookAround(ctx context.Context) error {
 	}
 	for _, l := range lines {
 		s.tidyLater(l)
+	}
+	if err := s.openImages(ctx); err != nil {
+		return err
+	}
+	old, err := column(ctx, s.db, "SELECT id FROM lines WHERE opened <= ? ORDER BY opened", stamp(s.now().Add(-checkEvery)))
+	if err != nil {
+		return err
+	}
+	for _, l := range old {
+		s.addChore(func(c *chores) { c.opened.push(l) })
 	}
 	due, err := s.checksDue(ctx)
 	s.checkLater(due...)

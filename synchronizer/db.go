@@ -132,6 +132,9 @@ CREATE INDEX checks_tried ON checks(tried);
 ALTER TABLE lines ADD COLUMN changes INTEGER NOT NULL DEFAULT 1;
 ALTER TABLE lines ADD COLUMN tidied INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE lines ADD COLUMN again TEXT NOT NULL DEFAULT '';
+-- When all its manifests were last opened. Those that are there are being opened now, to be described.
+ALTER TABLE lines ADD COLUMN opened TEXT NOT NULL DEFAULT '';
+UPDATE lines SET opened = strftime('%Y-%m-%dT%H:%M:%fZ', 'now');
 CREATE TRIGGER point_entered AFTER INSERT ON points BEGIN
 	UPDATE lines SET changes = changes + 1 WHERE id = NEW.line; END;
 CREATE TRIGGER point_gone AFTER DELETE ON points BEGIN

@@ -8,7 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"time"
 
 	"disksync/api"
 	"disksync/image"
@@ -162,102 +161,6 @@ func (s *Server) pointIn(ctx context.Context, q querier, line string, r infoRow)
 		return api.BackupPoint{}, err
 	}
 	return pointInfo(ctx, q, m)
-}
-
-// fillBatch is how many descriptions are entered in one transaction.
-const fillBatch = 256
-
-// infoKey names a version or a point that has no description.
-type infoKey struct {
-	of     string // an image or line
-	number image.Version
-}
-
-func scanKey(row *sql.Rows, k *infoKey) error { return row.Scan(&k.of, &k.number) }
-
-// missing is a kind of descriptions.
-type missing struct {
-	kind     string
-	keys     string // finds those that are missing behind a key, in order
-	manifest string // finds the manifest of a key
-	enter    func(ctx context.Context, q querier, m *image.Manifest) error
-}
-
-var kindsMissing = []missing{{
-	"image",
-	`SELECT v.image, v.version FROM versions v WHERE (v.image, v.version) > (?, ?)
-		AND NOT EXISTS (SELECT 1 FROM version_infos i WHERE i.image = v.image AND i.version = v.version) ORDER BY v.image, v.version LIMIT ?`,
-	"SELECT manifest FROM versions WHERE image = ? AND version = ?",
-	func(ctx context.Context, q querier, m *image.Manifest) error {
-		_, err := enterVersionInfo(ctx, q, m)
-		return err
-	},
-}, {
-	"line",
-	`SELECT p.line, p.point FROM points p WHERE (p.line, p.point) > (?, ?)
-		AND NOT EXISTS (SELECT 1 FROM point_infos i WHERE i.line = p.line AND i.point = p.point) ORDER BY p.line, p.point LIMIT ?`,
-	"SELECT manifest FROM points WHERE line = ? AND point = ?",
-	func(ctx context.Context, q querier, m *image.Manifest) error {
-		_, err := enterPointInfo(ctx, q, m)
-		return err
-	},
-}}
-
-// fillInfos enters the descriptions that are missing: those of a catalog that an earlier release made. What cannot be described stays
-// without, so that whoever lists it is told why; it is tried again at the next start.
-func (s *Server) fillInfos(ctx context.Context) error {
-	for _, k := range kindsMissing {
-		if err := s.fill(ctx, k); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-func (s *Server) fill(ctx context.Context, what missing) error {
-	var last infoKey
-	for {
-		began := time.Now()
-		keys, err := collect(ctx, s.db, scanKey, what.keys, last.of, last.number, fillBatch)
-		if err != nil || len(keys) == 0 {
-			return err
-		}
-		last = keys[len(keys)-1]
-		err = inTx(ctx, s.db, func(tx *sql.Tx) error {
-			for _, k := range keys {
-				if err := s.fillOne(ctx, tx, what, k); err != nil {
-					return err
-				}
-			}
-			return nil
-		})
-		if err == nil {
-			err = s.rest(ctx, began, 1) // others want to write, too
-		}
-		if err != nil {
-			return err
-		}
-	}
-}
-
-func (s *Server) fillOne(ctx context.Context, q querier, what missing, k infoKey) error {
-	envs, err := collect(ctx, q, func(r *sql.Rows, b *[]byte) error { return r.Scan(b) }, what.manifest, k.of, k.number)
-	if err != nil || len(envs) == 0 {
-		return err // it has gone
-	}
-	m, err := s.opened(envs[0], what.kind+" "+k.of, k.number)
-	if err == nil && (m.ImageID.String() != k.of || m.Version != k.number || (m.Point != nil) != (what.kind == "line")) {
-		err = fmt.Errorf("manifest of %s %s number %d in the catalog is one of %s number %d", what.kind, k.of, k.number, m.ImageID, m.Version)
-	}
-	if err == nil {
-		if err = what.enter(ctx, q, m); err != nil && !errors.Is(err, sql.ErrNoRows) {
-			return err
-		}
-	}
-	if err != nil {
-		s.log.Error("a manifest cannot be described", "error", err)
-	}
-	return nil
 }
 
 // findings adds to points of a line, oldest first, what checks of their layers found: since when all of them have been read back, and what is

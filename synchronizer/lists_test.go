@@ -237,6 +237,51 @@ func TestUpgradeOfLists(t *testing.T) {
 	}
 }
 
+// TestManifestsAreOpened: a manifest that is damaged after it was described is found by who looks for damage, and by itself within a month.
+func TestManifestsAreOpened(t *testing.T) {
+	t.Parallel()
+	dir, token := oldHouse(t, 1, 5)
+	h := &house{dir: dir, clock: &clock{t: time.Now()}}
+	h.open(t)
+	defer func() { h.close(t) }()
+	h.WaitVerified()
+	line := "/v1/backups/" + into[[]api.BackupLine](t, h.send(t, token, "GET", "/v1/backups", nil))[0].ID.String()
+	h.exec(t, "DROP TRIGGER point_rewritten") // rot tells nobody
+	h.exec(t, "DROP TRIGGER version_rewritten")
+	damage := func(text string) { h.exec(t, "UPDATE "+text) }
+	damage("points SET manifest = substr(manifest, 2) WHERE point = 2")
+	if a := h.send(t, token, "GET", line, nil); a.status != http.StatusOK {
+		t.Fatal(a)
+	}
+	h.must(t, "POST", line+"/verify", nil)
+	h.WaitVerified()
+	if a := h.send(t, token, "GET", line, nil); a.code() != api.CodeInternal {
+		t.Errorf("after it was looked for: %v", a)
+	}
+	damage("points SET manifest = '{' || manifest WHERE point = 2")
+	if a := h.send(t, token, "GET", line, nil); a.status != http.StatusOK {
+		t.Fatal(a)
+	}
+	damage("points SET manifest = substr(manifest, 2) WHERE point = 3")
+	damage("versions SET manifest = substr(manifest, 2)")
+	h.KeepHouse()
+	h.WaitVerified()
+	for _, path := range []string{line, "/v1/offers"} {
+		if a := h.send(t, token, "GET", path, nil); a.status != http.StatusOK {
+			t.Errorf("%s at once: %v", path, a)
+		}
+	}
+	h.clock.advance(synchronizer.CheckEvery + time.Hour)
+	h.exec(t, "UPDATE tokens SET expires = expires + 9999999")
+	h.KeepHouse()
+	h.WaitVerified()
+	for _, path := range []string{line, "/v1/offers"} {
+		if a := h.send(t, token, "GET", path, nil); a.code() != api.CodeInternal {
+			t.Errorf("%s after a month: %v", path, a)
+		}
+	}
+}
+
 // TestListBounds: a list that is too long is refused with what to ask for, and can be had in parts.
 func TestListBounds(t *testing.T) {
 	v := newVault(t)

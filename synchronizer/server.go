@@ -75,6 +75,8 @@ type Server struct {
 	squashes  []*squash
 	squashing bool // somebody works on them
 	chores    chores
+	// imagesOpened belongs to who works on the chores.
+	imagesOpened time.Time
 }
 
 // Open opens the data folder for this process alone; an error that wraps durable.ErrLocked means that another one has it.
