@@ -49,8 +49,8 @@ func (c *Client) AllBackups(ctx context.Context) ([]api.BackupLine, error) {
 		if len(page) == 0 {
 			break
 		}
-		if page[0].ID.String() <= after.String() {
-			return nil, &ProtocolError{"a page of a list that does not begin behind the one before"}
+		if page[len(page)-1].ID.String() <= after.String() {
+			return nil, &ProtocolError{"a page of a list that does not lead on"}
 		}
 		lines = append(lines, page...)
 	}
