@@ -138,11 +138,11 @@ func (s *Server) nameUpload(ctx context.Context, k uploadKey, l storedLayer) err
 // userHasLayer returns an error unless a user may have a layer.
 func (s *Server) userHasLayer(ctx context.Context, q querier, user string, id image.LayerID) error {
 	var one int
-	err := q.QueryRowContext(ctx, `SELECT 1 FROM lines n JOIN point_layers p ON p.line = n.id WHERE n.user = ?1 AND p.layer = ?2
+	err := q.QueryRowContext(ctx, `SELECT 1 FROM lines n CROSS JOIN line_layers p ON p.line = n.id AND p.layer = ?2 WHERE n.user = ?1
 		UNION ALL SELECT 1 FROM user_layers WHERE user = ?1 AND layer = ?2 AND state = ?3
 		UNION ALL SELECT 1 FROM edges e JOIN layers x ON x.id = e.layer JOIN layers l ON l.to_state = x.to_state AND l.sealed = ''
-			JOIN point_layers p ON p.layer = l.id JOIN lines n ON n.id = p.line AND n.known AND n.image_id = e.image
-			WHERE e.layer = ?2 AND n.user = ?1 LIMIT 1`, user, id.String(), userStored).Scan(&one)
+			JOIN lines n ON n.user = ?1 AND n.known AND n.image_id = e.image JOIN line_layers p ON p.line = n.id AND p.layer = l.id
+			WHERE e.layer = ?2 LIMIT 1`, user, id.String(), userStored).Scan(&one)
 	if err == nil || !errors.Is(err, sql.ErrNoRows) {
 		return err
 	}
@@ -169,8 +169,8 @@ func (s *Server) userHasLayer(ctx context.Context, q querier, user string, id im
 // start from what other sealed ones are said to lead to.
 func (s *Server) userHasState(ctx context.Context, q querier, user string, id image.StateID, sealed bool) error {
 	var one int
-	err := q.QueryRowContext(ctx, `SELECT 1 FROM layers l JOIN point_layers p ON p.layer = l.id JOIN lines n ON n.id = p.line
-			WHERE l.to_state = ?2 AND n.user = ?1 AND (?3 OR l.sealed = '') LIMIT 1`, user, id.String(), sealed).Scan(&one)
+	err := q.QueryRowContext(ctx, `SELECT 1 FROM layers l CROSS JOIN lines n ON n.user = ?1 CROSS JOIN line_layers p ON p.line = n.id AND p.layer = l.id
+			WHERE l.to_state = ?2 AND (?3 OR l.sealed = '') LIMIT 1`, user, id.String(), sealed).Scan(&one)
 	if err == nil || !errors.Is(err, sql.ErrNoRows) {
 		return err
 	}
