@@ -31,16 +31,13 @@ func noteCheck(ctx context.Context, q querier, id image.LayerID, now, damaged st
 // checkEvery is how long a layer of points stays without being read back.
 const checkEvery = 30 * 24 * time.Hour
 
-// maxDue bounds the checks that become due in an hour: the others are found later.
-const maxDue = 10000
-
 // checksDue returns layers of points that were not read back for long, those first that were never.
 func (s *Server) checksDue(ctx context.Context) ([]check, error) {
-	return collect(ctx, s.db, scanCheck, `SELECT * FROM (SELECT l.id FROM layers l
-			WHERE NOT EXISTS (SELECT 1 FROM checks c WHERE c.layer = l.id) AND EXISTS (SELECT 1 FROM line_layers x WHERE x.layer = l.id) LIMIT ?2)
+	return collect(ctx, s.db, scanCheck, `SELECT l.id FROM layers l
+			WHERE NOT EXISTS (SELECT 1 FROM checks c WHERE c.layer = l.id) AND EXISTS (SELECT 1 FROM line_layers x WHERE x.layer = l.id)
 		UNION ALL SELECT * FROM (SELECT c.layer FROM checks c
-			WHERE c.tried <= ?1 AND EXISTS (SELECT 1 FROM line_layers x WHERE x.layer = c.layer) ORDER BY c.tried LIMIT ?2)`,
-		stamp(s.now().Add(-checkEvery)), maxDue)
+			WHERE c.tried <= ? AND EXISTS (SELECT 1 FROM line_layers x WHERE x.layer = c.layer) ORDER BY c.tried)`,
+		stamp(s.now().Add(-checkEvery)))
 }
 
 func scanCheck(r *sql.Rows, k *check) error {

@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net/url"
 
 	_ "modernc.org/sqlite" // the driver "sqlite"
@@ -183,7 +184,7 @@ func protectDB(fsys durable.FS, first bool) error {
 }
 
 // openDB opens the catalog in the file name and brings it up to date.
-func openDB(ctx context.Context, name string) (*sql.DB, error) {
+func openDB(ctx context.Context, name string, log *slog.Logger) (*sql.DB, error) {
 	q := url.Values{"_pragma": {
 		"busy_timeout(20000)", "journal_mode(WAL)", "synchronous(FULL)", "foreign_keys(ON)", "trusted_schema(OFF)",
 	}, "_txlock": {"immediate"}}
@@ -191,14 +192,14 @@ func openDB(ctx context.Context, name string) (*sql.DB, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := migrate(ctx, db); err != nil {
+	if err := migrate(ctx, db, log); err != nil {
 		db.Close()
 		return nil, fmt.Errorf("catalog %s: %w", name, err)
 	}
 	return db, nil
 }
 
-func migrate(ctx context.Context, db *sql.DB) error {
+func migrate(ctx context.Context, db *sql.DB, log *slog.Logger) error {
 	return inTx(ctx, db, func(tx *sql.Tx) error {
 		var version int
 		if err := tx.QueryRowContext(ctx, "PRAGMA user_version").Scan(&version); err != nil {
@@ -207,6 +208,9 @@ func migrate(ctx context.Context, db *sql.DB) error {
 		if version > len(migrations) {
 			return fmt.Errorf("made by a newer program (catalog version %d, this program knows %d); nothing was changed",
 				version, len(migrations))
+		}
+		if version > 0 && version < len(migrations) {
+			log.Info("the catalog is brought up to date, which may take minutes", "from", version, "to", len(migrations))
 		}
 		for ; version < len(migrations); version++ {
 			if _, err := tx.ExecContext(ctx, migrations[version]); err != nil {

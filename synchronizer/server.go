@@ -131,7 +131,7 @@ func open(ctx context.Context, o Options, fsys durable.FS) (*Server, error) {
 	if err := protectDB(fsys, first); err != nil {
 		return nil, err
 	}
-	if s.db, err = openDB(ctx, filepath.Join(o.Dir, dbFile)); err != nil {
+	if s.db, err = openDB(ctx, filepath.Join(o.Dir, dbFile), s.log); err != nil {
 		return nil, err
 	}
 	s.live, s.stop = context.WithCancel(context.WithoutCancel(ctx))
