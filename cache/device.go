@@ -78,14 +78,14 @@ func (f Finder) Sequence(drive string) string {
 	return attribute(filepath.Join(f.sys(), "class", "block", drive), "diskseq")
 }
 
-// Devices returns the removable devices that hold something, mounted or not, without the disks whose partitions are known.
-func (f Finder) Devices() ([]Medium, error) {
+// Devices returns the removable devices that hold something, mounted or not, without the disks whose partitions are known. Those that
+// udev has yet to look at are coming: their partitions, their file systems and who may open them are not settled.
+func (f Finder) Devices() (media, coming []Medium, err error) {
 	root := filepath.Join(f.sys(), "class", "block")
 	entries, err := os.ReadDir(root)
 	if err != nil {
-		return nil, fmt.Errorf("look for media: %w", err)
+		return nil, nil, fmt.Errorf("look for media: %w", err)
 	}
-	var media []Medium
 	divided := map[string]bool{}
 	for _, e := range entries {
 		dir, err := filepath.EvalSymlinks(filepath.Join(root, e.Name()))
@@ -99,9 +99,32 @@ func (f Finder) Devices() ([]Medium, error) {
 		if m.Drive != filepath.Base(dir) {
 			divided[m.Drive] = true
 		}
-		media = append(media, m)
+		if f.settled(dir, m.Drive) {
+			media = append(media, m)
+		} else {
+			coming = append(coming, m)
+		}
 	}
-	return slices.DeleteFunc(media, func(m Medium) bool { return divided[m.Drive] && m.Device == "/dev/"+m.Drive }), nil
+	whole := func(m Medium) bool { return divided[m.Drive] && m.Device == "/dev/"+m.Drive }
+	return slices.DeleteFunc(media, whole), slices.DeleteFunc(coming, whole), nil
+}
+
+// settled reports whether udev has looked at a device, and at the medium that is in its drive now. Where no udev runs there is nothing to
+// wait for.
+func (f Finder) settled(dir, drive string) bool {
+	if _, err := os.Stat(filepath.Join(f.run(), "udev", "control")); err != nil {
+		return true
+	}
+	if _, ok := f.udev(attribute(dir, "dev"))[udevLooked]; !ok {
+		return false
+	}
+	whole := f.udev(attribute(filepath.Join(f.sys(), "class", "block", drive), "dev"))
+	if _, ok := whole[udevLooked]; !ok {
+		return false
+	}
+	// A disc that is put in changes its drive, of which udev knew before. What it knows is of the medium with this number.
+	number, ok := whole[udevNumber]
+	return !ok || number == f.Sequence(drive)
 }
 
 // Mounted tells where a device is mounted, with the options of the mount.
@@ -134,10 +157,16 @@ func attribute(dir, name string) string {
 	return strings.TrimSpace(string(b))
 }
 
+const (
+	udevLooked = "I" // when udev looked at a device first, which it notes at the end
+	udevNumber = "S:disk/by-diskseq/"
+)
+
 // maxUdev bounds the lines that are read of what udev knows of a device.
 const maxUdev = 1000
 
-// udev returns what udev knows of a device with that major:minor: the lines "E:NAME=VALUE" of its file in /run/udev/data.
+// udev returns what udev knows of a device with that major:minor, by its file in /run/udev/data: the lines "E:NAME=VALUE", udevLooked, and
+// the number of the medium in a drive, which it makes a link for.
 func (f Finder) udev(number string) map[string]string {
 	out := map[string]string{}
 	if number == "" || strings.ContainsAny(number, "/\x00") {
@@ -153,6 +182,10 @@ func (f Finder) udev(number string) map[string]string {
 		if text, ok := strings.CutPrefix(lines.Text(), "E:"); ok {
 			name, value, _ := strings.Cut(text, "=")
 			out[name] = value
+		} else if text, ok := strings.CutPrefix(lines.Text(), udevLooked+":"); ok {
+			out[udevLooked] = text
+		} else if text, ok := strings.CutPrefix(lines.Text(), udevNumber); ok && !strings.Contains(text, "-") {
+			out[udevNumber] = text
 		}
 	}
 	return out

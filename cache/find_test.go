@@ -5,6 +5,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -218,24 +219,59 @@ func TestDescribe(t *testing.T) {
 		t.Errorf("%v %s", err, diff)
 	}
 	stick.Dir = ""
-	got, err = f.Devices()
+	got, coming, err := f.Devices()
 	want := []cache.Medium{
 		stick,
 		{Kind: cache.USB, Device: "/dev/sdb2", ID: "41:262144:", Drive: "sdb", Size: 262144, ReadOnly: true},
 		{Kind: cache.DVD, Device: "/dev/sr0", ID: "7:4096000000:", Drive: "sr0", Size: 4096000000, ReadOnly: true},
 	}
-	if diff := cmp.Diff(want, got); diff != "" || err != nil {
-		t.Errorf("%v %s", err, diff)
+	if diff := cmp.Diff(want, got); diff != "" || err != nil || len(coming) > 0 {
+		t.Errorf("%v %v %s", coming, err, diff)
 	}
 	// Another stick in its place.
 	write(t, m.sys, "class/block/sdb/diskseq", []byte("42\n"))
-	if again, err := f.Devices(); err != nil || again[0].Is(got[0]) || again[0].ID != "42:524288:12AB-34CD" {
+	if again, _, err := f.Devices(); err != nil || again[0].Is(got[0]) || again[0].ID != "42:524288:12AB-34CD" {
 		t.Errorf("%+v, %v", again, err)
 	}
 	if dir, options, ok := f.Mounted("/dev/sdb1"); !ok || dir != "/media/stick" || len(options) != 2 {
 		t.Error(dir, options, ok)
 	}
-	if _, err := (cache.Finder{Sys: "/nowhere"}).Devices(); err == nil {
+	if _, _, err := (cache.Finder{Sys: "/nowhere"}).Devices(); err == nil {
 		t.Error("no error without sysfs")
 	}
+}
+
+// TestUdevLooksFirst: where udev runs, a device is no medium before udev has looked at it, and at the disc that is in the drive now.
+func TestUdevLooksFirst(t *testing.T) {
+	m := newMachine(t)
+	m.device("8:16", pci+"usb1/block/sdb", map[string]string{"removable": "1", "size": "2000", "dev": "8:16", "diskseq": "41"})
+	m.device("8:17", pci+"usb1/block/sdb/sdb1", map[string]string{"partition": "1", "size": "1024", "dev": "8:17"})
+	m.device("11:0", pci+"ata2/block/sr0", map[string]string{"size": "8000000", "dev": "11:0", "diskseq": "7"})
+	f := m.finder()
+	devices := func(all []cache.Medium) (names []string) {
+		for _, m := range all {
+			names = append(names, m.Device)
+		}
+		return names
+	}
+	look := func(when string, want, wantComing []string) {
+		t.Helper()
+		got, coming, err := f.Devices()
+		if err != nil || !slices.Equal(devices(got), want) || !slices.Equal(devices(coming), wantComing) {
+			t.Errorf("%s: %v, coming %v, %v", when, devices(got), devices(coming), err)
+		}
+	}
+	look("without udev", []string{"/dev/sdb1", "/dev/sr0"}, nil)
+	write(t, m.run, "udev/control", nil)
+	look("before udev", nil, []string{"/dev/sdb1", "/dev/sr0"})
+	write(t, m.run, "udev/data/b8:17", []byte("I:5\nE:ID_FS_TYPE=vfat\n"))
+	look("the partition before the disk", nil, []string{"/dev/sdb1", "/dev/sr0"})
+	write(t, m.run, "udev/data/b8:16", []byte("S:disk/by-diskseq/41\nS:disk/by-diskseq/41-part1\nI:4\n"))
+	look("a stick", []string{"/dev/sdb1"}, []string{"/dev/sr0"})
+	write(t, m.run, "udev/data/b11:0", []byte("S:cdrom\nS:disk/by-diskseq/6\nI:3\n"))
+	look("the drive when it was empty", []string{"/dev/sdb1"}, []string{"/dev/sr0"})
+	write(t, m.run, "udev/data/b11:0", []byte("S:disk/by-diskseq/7\nI:3\n"))
+	look("the disc", []string{"/dev/sdb1", "/dev/sr0"}, nil)
+	write(t, m.run, "udev/data/b11:0", []byte("I:3\n"))
+	look("a udev that makes no such links", []string{"/dev/sdb1", "/dev/sr0"}, nil)
 }

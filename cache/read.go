@@ -107,7 +107,7 @@ func (s *Source) fetchRun(ctx context.Context, run []claim, span int64, deliver 
 		switch {
 		case end <= int64(got):
 			err = deliver(c.digest, c.frame, b[start:end:end], nil)
-		case gone(failed):
+		case s.lost(ctx, failed):
 			return s.gone(failed)
 		default:
 			err = s.fetchOne(ctx, c, deliver)
@@ -122,11 +122,17 @@ func (s *Source) fetchRun(ctx context.Context, run []claim, span int64, deliver 
 func (s *Source) fetchOne(ctx context.Context, c claim, deliver deliverer) error {
 	b := make([]byte, c.frame.Length)
 	err := c.read(ctx, b)
-	if gone(err) {
+	switch {
+	case s.lost(ctx, err):
 		return s.gone(err)
+	case err != nil && ctx.Err() != nil:
+		return context.Cause(ctx) // nobody waited long enough to know whose fault it is
 	}
 	return deliver(c.digest, c.frame, b, err)
 }
+
+// lost reports whether an error means that the medium is no longer there.
+func (s *Source) lost(ctx context.Context, err error) bool { return gone(err) || s.pulled(ctx, err) }
 
 func (s *Source) gone(err error) error { return fmt.Errorf("%s: %w: %w", s.Name(), ErrGone, err) }
 

@@ -43,6 +43,7 @@ type Inventory struct {
 	closer io.Closer
 	turn   *Turn // of the drive; nil: nobody else reads from it
 	free   FindFree
+	finder Finder
 }
 
 // file is an open file of the medium.

@@ -34,6 +34,7 @@ type Source struct {
 	medium Medium
 	places map[image.Digest]place
 	turn   *Turn // one reader at a time: the head of a drive is in one place
+	finder Finder
 	least  int64 // bytes of a read, where so many are wanted
 }
 
@@ -50,7 +51,7 @@ type place struct {
 
 // Source returns the medium's claims to wanted blocks. The Inventory must stay open as long as it is used.
 func (inv *Inventory) Source(w Wanted) *Source {
-	s := &Source{medium: inv.Medium, places: map[image.Digest]place{}, turn: inv.turn, least: leastRead}
+	s := &Source{medium: inv.Medium, places: map[image.Digest]place{}, turn: inv.turn, finder: inv.finder, least: leastRead}
 	if s.turn == nil {
 		s.turn = new(Turn)
 	}

@@ -128,6 +128,7 @@ func (e *Engine) scan(ctx context.Context, m cache.Medium) (*cache.Inventory, er
 		return nil, err
 	}
 	inv.TakeTurns(turn)
+	inv.FoundBy(e.finder)
 	inv.LookForFree(e.freeOn(m))
 	e.unlockMedia(inv)
 	e.inPlace(m)

@@ -38,18 +38,19 @@ type Options struct {
 
 // Watcher looks for media. It is safe for concurrent use.
 type Watcher struct {
-	o       Options
-	kick    chan struct{} // has room for one: something may have changed
-	quit    chan struct{}
-	done    chan struct{} // closed when run has ended; nil: it has not begun
-	udisks  *udisks.Client
-	kernel  *kernel
-	record  record               // of run alone
-	since   map[string]time.Time // of media that nobody has mounted, by their IDs: when they were first seen
-	refused map[string]string    // why they are not mounted, by their IDs
-	others  map[string]bool      // media that others have mounted, by their IDs
-	undone  map[string]undone    // what was unmounted last, by devices
-	again   time.Duration        // when to look again without being told; 0: never
+	o        Options
+	kick     chan struct{} // has room for one: something may have changed
+	quit     chan struct{}
+	done     chan struct{} // closed when run has ended; nil: it has not begun
+	udisks   *udisks.Client
+	kernel   *kernel
+	record   record               // of run alone
+	since    map[string]time.Time // of media that nobody has mounted, by their IDs: when they were first seen
+	refused  map[string]string    // why they are not mounted, by their IDs
+	others   map[string]bool      // media that others have mounted, by their IDs
+	undone   map[string]undone    // what was unmounted last, by devices
+	numbered map[string]bool      // devices of UDisks2: the kernel had a number for what is in their drive
+	again    time.Duration        // when to look again without being told; 0: never
 
 	mu    sync.Mutex
 	users map[int]func(cache.Kind) bool
@@ -73,7 +74,7 @@ func New(o Options) *Watcher {
 	w := &Watcher{
 		o: o, kick: make(chan struct{}, 1), quit: make(chan struct{}), record: record{fsys: o.FS}, users: map[int]func(cache.Kind) bool{},
 		subs: map[int]func(){}, since: map[string]time.Time{}, refused: map[string]string{}, others: map[string]bool{}, undone: map[string]undone{},
-		round: make(chan struct{}),
+		numbered: map[string]bool{}, round: make(chan struct{}),
 	}
 	if err := w.record.load(); err != nil {
 		o.Log.Warn(err.Error())

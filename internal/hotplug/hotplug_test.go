@@ -202,6 +202,23 @@ func TestComesAndGoes(t *testing.T) {
 	m.until()
 }
 
+// TestKernelForgetsFirst: a medium that was pulled out is not taken for another one that was put in while UDisks2 has yet to tell.
+func TestKernelForgetsFirst(t *testing.T) {
+	m := newMachine(t, true)
+	m.write("sys/class/block/sdb1/diskseq", "8\n")
+	m.udisks.Add(stick)
+	m.start()
+	defer m.w.Use(t.Context(), all)()
+	here := in(theStick, stick.Dir, true)
+	here.ID = "8:4096:12AB-34CD"
+	m.until(here)
+	if err := os.RemoveAll(filepath.Join(m.dir, "sys/class/block/sdb1")); err != nil {
+		t.Fatal(err)
+	}
+	m.w.Recheck()
+	m.until()
+}
+
 // TestLeftToOthers: what was just put in is left to others for a while, who may want to mount it for their user.
 func TestLeftToOthers(t *testing.T) {
 	m := newMachine(t, true)
@@ -403,6 +420,28 @@ func TestWithoutUDisks(t *testing.T) {
 	m.until()
 }
 
+// TestUdevLooksFirst: without UDisks2 a device is used when udev has looked at it, and waited for only as long as others are.
+func TestUdevLooksFirst(t *testing.T) {
+	m := newMachine(t, false)
+	m.write("run/udev/control", "")
+	m.start()
+	defer m.w.Use(t.Context(), all)()
+	for name, text := range map[string]string{"size": "8\n", "diskseq": "3\n", "dev": "8:16\n"} {
+		m.write("sys/devices/usb1/block/sdb/"+name, text)
+	}
+	if err := os.Symlink(filepath.Join(m.dir, "sys/devices/usb1/block/sdb"), filepath.Join(m.dir, "sys/class/block/sdb")); err != nil {
+		t.Fatal(err)
+	}
+	m.w.Recheck()
+	m.w.Use(t.Context(), all)() // it has looked
+	if got, _, err := m.w.Media(); len(got) > 0 || err != nil {
+		t.Errorf("before udev has looked: %+v, %v", got, err)
+	}
+	m.write("run/udev/data/b8:16", "I:1\nE:ID_FS_TYPE=ext4\nE:ID_FS_UUID=0815\n")
+	m.w.Recheck()
+	m.until(cache.Medium{Kind: cache.USB, Device: "/dev/sdb", ID: "3:4096:0815", Drive: "sdb", FS: "ext4", Size: 4096})
+}
+
 // TestKernelTells: mounts and devices of the machine are noticed without being asked for.
 func TestKernelTells(t *testing.T) {
 	told := make(chan struct{}, 1000)
@@ -412,7 +451,9 @@ func TestKernelTells(t *testing.T) {
 	}
 	defer k()
 	testkit.Root(t, "it mounts")
-	for what, happen := range map[string]func(){"a mount": func() { mustMount(t, t.TempDir()) }, "a device": func() { mustAttach(t) }} {
+	for what, happen := range map[string]func(){
+		"a mount": func() { mustMount(t, t.TempDir()) }, "a device": func() { mustAttach(t) }, "the word of udev": func() { mustSayAsUdev(t) },
+	} {
 		for len(told) > 0 {
 			<-told
 		}

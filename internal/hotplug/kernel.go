@@ -8,8 +8,14 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// kernelGroup is the multicast group of the kernel's own events; what udev makes of them has another.
-const kernelGroup = 1
+// Multicast groups: of the kernel's own events, and of what udev makes of them when it has looked at the device.
+const (
+	kernelGroup = 1
+	udevGroup   = 2
+)
+
+// udevMark is what udev's events begin with.
+var udevMark = []byte("libudev\x00")
 
 // maxEvent bounds an event of the kernel, in bytes: an environment of 2 KiB with names around it (UEVENT_BUFFER_SIZE).
 const maxEvent = 16 << 10
@@ -29,7 +35,7 @@ func watchKernel(proc string, tell func()) (*kernel, error) {
 		return nil, err
 	}
 	if fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, unix.NETLINK_KOBJECT_UEVENT); err == nil {
-		if err := unix.Bind(fd, &unix.SockaddrNetlink{Family: unix.AF_NETLINK, Groups: kernelGroup}); err == nil {
+		if err := unix.Bind(fd, &unix.SockaddrNetlink{Family: unix.AF_NETLINK, Groups: kernelGroup | udevGroup}); err == nil {
 			k.events = fd
 		} else {
 			unix.Close(fd)
@@ -81,8 +87,10 @@ func (k *kernel) drain() (block bool) {
 		case err != nil:
 			return block
 		}
-		// Only the kernel has the number 0. Another program could send to the group where it has the right to.
-		if sender, ok := from.(*unix.SockaddrNetlink); ok && sender.Pid == 0 && bytes.Contains(b[:n], []byte("\x00SUBSYSTEM=block\x00")) {
+		// Only the kernel has the number 0. Another program could send to the groups where it has the right to: then there is a look
+		// too many.
+		sender, ok := from.(*unix.SockaddrNetlink)
+		if ok && (sender.Pid == 0 || bytes.HasPrefix(b[:n], udevMark)) && bytes.Contains(b[:n], []byte("\x00SUBSYSTEM=block\x00")) {
 			block = true
 		}
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"path"
 	"slices"
 	"time"
@@ -33,9 +34,19 @@ func (s *sight) kernel() error {
 		return err
 	}
 	s.media = mounted
-	devices, err := s.w.o.Finder.Devices()
+	devices, coming, err := s.w.o.Finder.Devices()
 	if err != nil {
 		return nil //nolint:nilerr // without sysfs there are the mounts
+	}
+	for _, m := range coming {
+		// udev tells when it has looked. Whoever wants it waits for that no longer than for those who may mount it.
+		s.there[m.ID] = true
+		s.waited(m)
+		if left := s.w.since[m.ID].Add(udevTime).Sub(s.now); left > 0 {
+			s.w.after(left)
+		} else {
+			devices = append(devices, m)
+		}
 	}
 	for _, m := range devices {
 		s.there[m.ID] = true
@@ -98,6 +109,9 @@ func (s *sight) volumes(all []udisks.Volume) {
 		}
 	}
 	s.forget(all)
+	maps.DeleteFunc(s.w.numbered, func(device string, _ bool) bool {
+		return !slices.ContainsFunc(all, func(v udisks.Volume) bool { return v.Device == device })
+	})
 }
 
 // medium describes a volume; ok is false for one that is no removable medium with a file system, or that is to be left alone.
@@ -111,7 +125,12 @@ func (s *sight) medium(v udisks.Volume) (m cache.Medium, ok bool) {
 	if v.Optical {
 		m.Kind = cache.DVD
 	}
-	m.ID = cache.Identity(s.w.o.Finder.Sequence(m.Drive), v.Size, v.UUID)
+	number := s.w.o.Finder.Sequence(m.Drive)
+	if number == "" && s.w.numbered[v.Device] {
+		return m, false // the kernel has forgotten the drive, and UDisks2 has yet to tell that it was pulled out
+	}
+	s.w.numbered[v.Device] = number != ""
+	m.ID = cache.Identity(number, v.Size, v.UUID)
 	return m, true
 }
 
@@ -211,6 +230,9 @@ func (s *sight) unmounted(v udisks.Volume, m cache.Medium) {
 		s.media = append(s.media, m)
 	}
 }
+
+// udevTime is how long udev is waited for to look at a device, which takes it seconds at most: it may be stuck, or have left its socket.
+const udevTime = 30 * time.Second
 
 const unmountedByHand = "somebody unmounted it"
 
