@@ -221,6 +221,8 @@ func (o *Operation) begin() bool {
 	o.tally = deploy.NewTally()
 	o.rate, o.wire = meter{}, meter{}
 	o.e.work.Go(func() {
+		s := o.Status()
+		o.e.log.Info("operation begins, or goes on", "operation", o.id, "kind", string(s.Request.Kind), "vm", s.VM)
 		err := o.run(ctx)
 		cancel(nil)
 		o.end(ctx, err)
@@ -252,7 +254,12 @@ func (o *Operation) end(ctx context.Context, err error) {
 		o.cancel, o.tally, o.asked = nil, nil, false
 	})
 	s := o.Status()
-	o.e.log.Info("operation ended", "operation", o.id, "kind", string(s.Request.Kind), "vm", s.VM, "state", string(s.State), "error", err)
+	log := o.e.log.With("operation", o.id, "kind", string(s.Request.Kind), "vm", s.VM)
+	if s.State == Failed {
+		log.Warn("operation failed", "error", err)
+	} else {
+		log.Info("operation ended", "state", string(s.State))
+	}
 	o.e.mu.Lock()
 	o.e.running--
 	o.e.mu.Unlock()

@@ -383,7 +383,11 @@ func (e *Engine) ended(r *runningVM) {
 	if r.exit != nil {
 		exit = <-r.exit
 	}
-	e.log.Info("VM ended", "vm", r.name, "error", exit)
+	if exit != nil {
+		e.log.Warn("VM ended", "vm", r.name, "error", exit)
+	} else {
+		e.log.Info("VM ended", "vm", r.name)
+	}
 	if r.offered != nil {
 		r.offered.end()
 	} else if err := errors.Join(durable.Remove(e.fsys, runFile(r.record.VM)), e.removeSockets(r.record.VM)); err != nil {

@@ -13,6 +13,7 @@ import (
 	"disksync/dbusapi"
 	"disksync/endpoint"
 	"disksync/internal/busconn"
+	"disksync/internal/cli"
 	"disksync/internal/metered"
 	"disksync/internal/problem"
 )
@@ -35,7 +36,7 @@ func serve(cmd *cobra.Command, o *options, group string) error {
 	ctx := cmd.Context()
 	saveMemory()
 	level := new(slog.LevelVar)
-	log := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level}))
+	log := cli.Log(os.Stderr, os.Getenv, level)
 	dir, _ := o.stateDir()
 	e, err := endpoint.Open(ctx, endpoint.Options{Dir: dir, Log: log, Hotplug: watchMedia(log)})
 	if err != nil {

@@ -12,6 +12,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"disksync/internal/cli"
 	"disksync/internal/durable"
 	"disksync/internal/problem"
 	"disksync/synchronizer"
@@ -38,7 +39,7 @@ fingerprint of its TLS key, which users compare when they register.`,
 			dir, _ := o.dataDir()
 			s, err := openData(cmd.Context(), synchronizer.Options{
 				Dir: dir, MaxTransfers: transfers,
-				Log: slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level})),
+				Log: cli.Log(os.Stderr, os.Getenv, level),
 			})
 			if errors.Is(err, durable.ErrLocked) {
 				return problem.New("DS-IN-USE", problem.Busy, err, "cannot serve "+dir, "nothing was changed",
