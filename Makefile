@@ -17,7 +17,7 @@ PARSERS = \
 	volume/ext:FuzzOpen volume/ntfs:FuzzOpen volume/table:FuzzPartitions internal/mediachild:FuzzAnswers syncclient:FuzzParts \
 	xec:FuzzParseValue xec:FuzzParseObject
 
-.PHONY: demo test build gate fuzz soak bench clean
+.PHONY: demo test build gate fuzz soak bench machine clean
 
 demo:
 	@scripts/setup demo
@@ -62,6 +62,13 @@ bench: build
 	@scripts/setup bench
 	$(GO) test -run '^$$' -bench . -benchtime 5x ./...
 	@$(GO) run ./internal/bench --work "$(WORK)" --runs $(RUNS) --size $(SIZE) $(BENCHFLAGS)
+
+# A whole Debian machine in QEMU, and on it what IT and users do, for people to look at: it is installed by dist/README.md, sticks are pulled,
+# the power is cut. As root; it takes a quarter of an hour, and is not part of "make test". STEPS are some of scripts/machine.d.
+STEPS ?=
+machine: build
+	@scripts/setup machine
+	@scripts/machine $(STEPS)
 
 clean:
 	rm -rf bin
