@@ -13,6 +13,9 @@ func (s *Store) Install(ctx context.Context, x *layer.Index, sources []Source, t
 	return s.InstallWith(ctx, x, sources, t, nil)
 }
 
+// Got counts a block from a kind of source.
+func (t *Tally) Got(kind string) { t.got(kind, 1, 1, false) }
+
 // Board is where sources join and leave.
 type Board struct{ b *board }
 

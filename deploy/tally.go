@@ -33,8 +33,9 @@ type Progress struct {
 	PlanTotal int64            `json:"plan_total"`
 	Bytes     map[string]int64 `json:"bytes"`  // got so far, by kind of source
 	Healed    int              `json:"healed"` // blocks that came from another source than the first
-	Line      LineState        `json:"line"`
-	Held      string           `json:"held,omitempty"` // why nothing is fetched though the line is good
+	// Line is what the line is doing; while media or disks give blocks the job is not held up by it, and it is LineRunning.
+	Line LineState `json:"line"`
+	Held string    `json:"held,omitempty"` // why nothing is fetched though the line is good
 	// Waits is the block that a running VM waits for, and why; empty: it does not.
 	Waits string `json:"waits,omitempty"`
 }
@@ -47,7 +48,11 @@ type Tally struct {
 	verified, resumed, zero int
 	speed                   map[string]speed
 	stageBegan              time.Time
+	elsewhere               time.Time // when the last block came from elsewhere than over the line
 }
+
+// heldUp is how long nothing has come from elsewhere when an interrupted line holds the job up.
+const heldUp = 10 * time.Second
 
 // NewTally returns an empty Tally.
 func NewTally() *Tally {
@@ -62,6 +67,9 @@ func (t *Tally) Progress() Progress {
 	p.Bytes = make(map[string]int64, len(t.p.Bytes))
 	for k, v := range t.p.Bytes {
 		p.Bytes[k] = v
+	}
+	if !t.elsewhere.IsZero() && time.Since(t.elsewhere) < heldUp {
+		p.Line = LineRunning
 	}
 	return p
 }
@@ -139,6 +147,9 @@ func (t *Tally) got(kind string, bytes, work int64, healed bool) {
 	t.p.Bytes[kind] += bytes
 	t.p.Done += work
 	t.p.PlanDone += work
+	if kind != Network {
+		t.elsewhere = time.Now()
+	}
 	if healed {
 		t.p.Healed++
 	}
