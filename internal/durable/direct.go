@@ -24,9 +24,9 @@ func (f *osFile) Direct() {
 	if f.direct != nil || err != nil {
 		return
 	}
-	direct, err := os.OpenFile(fmt.Sprintf("/proc/self/fd/%d", f.Fd()), flags&unix.O_ACCMODE|unix.O_DIRECT, 0)
+	fd, err := unix.Open(fmt.Sprintf("/proc/self/fd/%d", f.Fd()), flags&unix.O_ACCMODE|unix.O_DIRECT|unix.O_CLOEXEC, 0)
 	if err == nil {
-		f.direct = direct
+		f.direct = os.NewFile(uintptr(fd), f.Name()) // what fails has the file's own name
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"math/rand/v2"
+	"strings"
 	"testing"
 
 	"disksync/internal/durable"
@@ -92,6 +93,11 @@ func TestDirectOnlyReads(t *testing.T) {
 		got := make([]byte, len(b))
 		if _, err := f.ReadAt(got, 0); err != nil || !bytes.Equal(got, b) {
 			t.Errorf("the content differs, %v", err)
+		}
+		if w, ok := f.(io.WriterAt); ok {
+			if _, err := w.WriteAt(got, 0); err != nil && strings.Contains(err.Error(), "/proc/") {
+				t.Errorf("what fails has another name: %v", err)
+			}
 		}
 	})
 }
