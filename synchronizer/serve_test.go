@@ -338,7 +338,7 @@ func TestServeTLS(t *testing.T) {
 // TestStandingStill: callers who send or take nothing lose their connection; those who do something keep it.
 func TestStandingStill(t *testing.T) {
 	h := newHouse(t)
-	const stall = 150 * time.Millisecond
+	const stall = 500 * time.Millisecond
 	h.SetStall(stall)
 	// More than the system holds for a reader who does not read.
 	p := h.publish(t, "golden", 1, image.State{}, disk(1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14))
