@@ -2,17 +2,15 @@ package cache_test
 
 import (
 	"bytes"
-	"compress/gzip"
 	"context"
-	"io"
 	"maps"
-	"os"
 	"slices"
 	"testing"
 
 	"disksync/cache"
 	"disksync/diskmap"
 	"disksync/image"
+	"disksync/internal/testkit"
 	"disksync/layer"
 	"disksync/vhd"
 )
@@ -20,19 +18,7 @@ import (
 // TestFreeSpaceOfPlainDisks: a VHD that was published without what is in its free space still gives all its blocks from a medium,
 // though the file has that; and one that was published whole does, too.
 func TestFreeSpaceOfPlainDisks(t *testing.T) {
-	f, err := os.Open("../diskmap/testdata/fat16.raw.gz")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
-	z, err := gzip.NewReader(f)
-	if err != nil {
-		t.Fatal(err)
-	}
-	d, err := io.ReadAll(z)
-	if err != nil {
-		t.Fatal(err)
-	}
+	d := testkit.Gunzip(t, "../diskmap/testdata/fat16.raw.gz")
 	copy(d[600_000:], bytes.Repeat([]byte("what was deleted "), 10_000))
 	copy(d[2_500_000:], bytes.Repeat([]byte("what was deleted "), 10_000))
 	m, err := diskmap.Scan(memDisk(d))

@@ -2,10 +2,8 @@ package diskmap_test
 
 import (
 	"bytes"
-	"compress/gzip"
 	"encoding/binary"
 	"errors"
-	"io"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -15,6 +13,7 @@ import (
 	"testing"
 
 	"disksync/diskmap"
+	"disksync/internal/testkit"
 )
 
 // seeds returns the small disks of testdata, by their names. testdata/make.sh makes them.
@@ -25,20 +24,7 @@ func seeds(t testing.TB) (names []string, disks [][]byte) {
 		t.Fatal(err)
 	}
 	for _, name := range files {
-		f, err := os.Open(name)
-		if err != nil {
-			t.Fatal(err)
-		}
-		z, err := gzip.NewReader(f)
-		if err != nil {
-			t.Fatal(err)
-		}
-		b, err := io.ReadAll(z)
-		if err != nil {
-			t.Fatal(err)
-		}
-		f.Close()
-		names, disks = append(names, strings.TrimSuffix(filepath.Base(name), ".raw.gz")), append(disks, b)
+		names, disks = append(names, strings.TrimSuffix(filepath.Base(name), ".raw.gz")), append(disks, testkit.Gunzip(t, name))
 	}
 	if len(disks) < 12 {
 		t.Fatalf("%d seeds, want 12", len(disks))

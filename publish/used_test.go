@@ -2,16 +2,14 @@ package publish_test
 
 import (
 	"bytes"
-	"compress/gzip"
 	"context"
 	"errors"
-	"io"
-	"os"
 	"path/filepath"
 	"testing"
 
 	"disksync/diskmap"
 	"disksync/image"
+	"disksync/internal/testkit"
 	"disksync/internal/testkit/lab"
 	"disksync/publish"
 	"disksync/vhd"
@@ -22,19 +20,7 @@ const deleted = "what somebody has deleted "
 // usedDisk is a disk with partitions, files, and something deleted in a file system and in a swap space.
 func usedDisk(t testing.TB) []byte {
 	t.Helper()
-	f, err := os.Open("../diskmap/testdata/mbr.raw.gz")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
-	z, err := gzip.NewReader(f)
-	if err != nil {
-		t.Fatal(err)
-	}
-	b, err := io.ReadAll(z)
-	if err != nil {
-		t.Fatal(err)
-	}
+	b := testkit.Gunzip(t, "../diskmap/testdata/mbr.raw.gz")
 	for _, at := range []int{2048*512 + 500_000, 4200*512 + 8192, 5000*512 + 500_000} {
 		copy(b[at:], bytes.Repeat([]byte(deleted), 2000))
 	}

@@ -2,14 +2,12 @@ package vhd_test
 
 import (
 	"bytes"
-	"compress/gzip"
 	"encoding/binary"
 	"errors"
-	"io"
 	"math/rand/v2"
-	"os"
 	"testing"
 
+	"disksync/internal/testkit"
 	"disksync/vhd"
 )
 
@@ -82,20 +80,7 @@ func smallTap(t testing.TB, bits byte) (file, content []byte) {
 // corpusBytes returns an unpacked file of the corpus.
 func corpusBytes(t testing.TB, name string) []byte {
 	t.Helper()
-	f, err := os.Open("testdata/corpus/" + name + ".vhd.gz")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
-	z, err := gzip.NewReader(f)
-	if err != nil {
-		t.Fatal(err)
-	}
-	b, err := io.ReadAll(z)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return b
+	return testkit.Gunzip(t, "testdata/corpus/"+name+".vhd.gz")
 }
 
 // inMemory returns the bytes as a file that has been synced.

@@ -20,7 +20,7 @@ import (
 //
 // DISKSYNC_KILL_ROUNDS says how often: half of that.
 func TestKillBackups(t *testing.T) {
-	k := newKiller(t, killRounds(t)/2)
+	k := newKiller(t, max(1, testkit.KillRounds(t, fewKills)/2))
 	run := func(r endpoint.Request) *endpoint.Receipt {
 		t.Helper()
 		rc, err := k.client.Run(t.Context(), r, func(endpoint.Status) {})

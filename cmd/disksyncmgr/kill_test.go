@@ -10,7 +10,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -33,7 +32,7 @@ import (
 //
 // DISKSYNC_KILL_ROUNDS says how often.
 func TestKill(t *testing.T) {
-	k := newKiller(t, killRounds(t))
+	k := newKiller(t, testkit.KillRounds(t, fewKills))
 	for !k.enough() {
 		k.work(endpoint.Request{Kind: endpoint.Download, Image: "win7", Version: 1, Media: []string{k.stick}}, k.fromNetwork)
 		k.wantVM(1, k.v1)
@@ -54,18 +53,8 @@ func TestKill(t *testing.T) {
 	}
 }
 
-func killRounds(t *testing.T) int {
-	t.Helper()
-	s := os.Getenv("DISKSYNC_KILL_ROUNDS")
-	if s == "" {
-		return 12
-	}
-	n, err := strconv.Atoi(s)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return n
-}
+// fewKills is how often the service is killed where nobody asks for more.
+const fewKills = 12
 
 // killer has a service that it kills.
 type killer struct {

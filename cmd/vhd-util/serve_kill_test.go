@@ -15,20 +15,6 @@ import (
 	"disksync/internal/testkit"
 )
 
-// killRounds is how often the server is killed: a few times, or as often as DISKSYNC_KILL_ROUNDS says, four times over.
-func killRounds(t *testing.T) int {
-	t.Helper()
-	s := os.Getenv("DISKSYNC_KILL_ROUNDS")
-	if s == "" {
-		return 10
-	}
-	n, err := strconv.Atoi(s)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return 4 * n
-}
-
 // killWriter writes with libnbd, eight writes at a time to slots of 4 KiB, and prints what it begins and what is acknowledged. Each sector
 // says which slot and which write it belongs to. It ends when the server is gone.
 const killWriter = `
@@ -80,7 +66,7 @@ func TestKilledServe(t *testing.T) {
 	write(t, base, 3, 4)
 	util(t, "snapshot", "-n", leaf, "-p", base)
 	was := content(t, base)
-	rounds, middle := killRounds(t), 0
+	rounds, middle := 4*testkit.KillRounds(t, 3), 0
 	for range rounds {
 		server := testkit.StartProgram(t, exec.Command("vhd-util", "serve", leaf, "--socket", k.socket))
 		k.compare(was)

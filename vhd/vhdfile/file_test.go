@@ -2,15 +2,14 @@ package vhdfile_test
 
 import (
 	"bytes"
-	"compress/gzip"
 	"encoding/binary"
 	"errors"
-	"io"
 	"os"
 	"path/filepath"
 	"syscall"
 	"testing"
 
+	"disksync/internal/testkit"
 	"disksync/vhd"
 	"disksync/vhd/vhdfile"
 )
@@ -18,19 +17,7 @@ import (
 // unpack unpacks a disk of the corpus.
 func unpack(t testing.TB, name string) string {
 	t.Helper()
-	f, err := os.Open(filepath.Join("../testdata/corpus", name+".vhd.gz"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
-	r, err := gzip.NewReader(f)
-	if err != nil {
-		t.Fatal(err)
-	}
-	b, err := io.ReadAll(r)
-	if err != nil {
-		t.Fatal(err)
-	}
+	b := testkit.Gunzip(t, filepath.Join("../testdata/corpus", name+".vhd.gz"))
 	to := filepath.Join(t.TempDir(), filepath.Base(name)+".vhd")
 	if err := os.WriteFile(to, b, 0o644); err != nil {
 		t.Fatal(err)

@@ -15,6 +15,7 @@ import (
 	"sync"
 	"testing"
 
+	"disksync/internal/testkit"
 	"disksync/volume"
 	"disksync/volume/ntfs"
 	"disksync/volume/volumetest"
@@ -80,20 +81,7 @@ func numbered(n int) []byte {
 // small returns the volume with one of everything.
 func small(t testing.TB) []byte {
 	t.Helper()
-	f, err := os.Open("testdata/small.raw.gz")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
-	z, err := gzip.NewReader(f)
-	if err != nil {
-		t.Fatal(err)
-	}
-	b, err := io.ReadAll(z)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return b
+	return testkit.Gunzip(t, "testdata/small.raw.gz")
 }
 
 func inMemory(b []byte) *volume.Device { return volume.NewDevice(bytes.NewReader(b), int64(len(b))) }
