@@ -143,13 +143,16 @@ func (s *Server) pointInfos(ctx context.Context, q querier, line string, limit i
 	return out, nil
 }
 
+// pointIn describes a point. One whose manifest cannot be opened is damaged; the others, of which somebody may want one all the more then,
+// are listed with it.
 func (s *Server) pointIn(ctx context.Context, q querier, line string, r infoRow) (api.BackupPoint, error) {
 	var p api.BackupPoint
 	if r.info.Valid && json.Unmarshal([]byte(r.info.V), &p) == nil {
 		return p, nil
 	}
 	var env []byte
-	err := q.QueryRowContext(ctx, "SELECT manifest FROM points WHERE line = ? AND point = ?", line, r.number).Scan(&env)
+	var created string
+	err := q.QueryRowContext(ctx, "SELECT manifest, created FROM points WHERE line = ? AND point = ?", line, r.number).Scan(&env, &created)
 	if errors.Is(err, sql.ErrNoRows) {
 		err = notFound("there is no point %d", r.number)
 	}
@@ -158,7 +161,9 @@ func (s *Server) pointIn(ctx context.Context, q querier, line string, r infoRow)
 	}
 	m, err := s.opened(env, "line "+line, r.number)
 	if err != nil {
-		return api.BackupPoint{}, err
+		p = api.BackupPoint{Point: r.number, Consistency: image.CrashConsistent, Disks: []api.DiskInfo{}, Damaged: err.Error()} // which promises least
+		p.Created, err = parseStamp(created)
+		return p, err
 	}
 	return pointInfo(ctx, q, m)
 }
@@ -183,8 +188,8 @@ func findings(ctx context.Context, q querier, line string, ps []api.BackupPoint)
 	}
 	for _, f := range found {
 		i, ok := slices.BinarySearchFunc(ps, f.point, func(p api.BackupPoint, n image.Version) int { return cmp.Compare(p.Point, n) })
-		if !ok {
-			continue // it came or went meanwhile
+		if !ok || ps[i].Damaged != "" {
+			continue // it came or went meanwhile, or nobody knows what it should have been
 		}
 		if f.good != "" {
 			if ps[i].Verified, err = parseStamp(f.good); err != nil {
@@ -209,13 +214,13 @@ func damageOf(ctx context.Context, q querier, line string, n image.Version) (dam
 
 // damagedPoints returns the points of a line that something is known to be wrong with.
 func damagedPoints(ctx context.Context, q querier, line string) (map[image.Version]bool, error) {
+	out := map[image.Version]bool{}
 	bad, err := column(ctx, q, `SELECT c.layer FROM checks c CROSS JOIN line_layers x ON x.line = ? AND x.layer = c.layer WHERE c.damaged <> '' LIMIT 1`, line)
 	if err != nil || len(bad) == 0 {
-		return nil, err
+		return out, err
 	}
 	ps, err := collect(ctx, q, func(r *sql.Rows, v *image.Version) error { return r.Scan(v) },
 		`SELECT DISTINCT p.point FROM point_layers p JOIN checks c ON c.layer = p.layer WHERE p.line = ? AND c.damaged <> ''`, line)
-	out := map[image.Version]bool{}
 	for _, p := range ps {
 		out[p] = true
 	}

@@ -134,7 +134,6 @@ func (d *describer) describe(ctx context.Context, l line, all bool) (api.BackupL
 	if err != nil {
 		return b, err
 	}
-	b.Damaged = len(damaged)
 	if b.Bytes, err = usage(ctx, d.db, l.id); err != nil {
 		return b, err
 	}
@@ -143,6 +142,12 @@ func (d *describer) describe(ctx context.Context, l line, all bool) (api.BackupL
 		limit = api.MaxPoints
 	}
 	b.Points, err = d.pointsOf(ctx, d.db, l.id, limit)
+	for _, p := range b.Points {
+		if p.Damaged != "" {
+			damaged[p.Point] = true // which is not all of them: of older points' manifests nothing is known where those are not listed
+		}
+	}
+	b.Damaged = len(damaged)
 	return b, err
 }
 

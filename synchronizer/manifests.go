@@ -11,7 +11,7 @@ import (
 )
 
 // Lists do not open manifests, so somebody has to look at times whether they can be opened: what cannot is described no more, so that whoever
-// lists it is told why. The same work describes what an earlier release left.
+// lists it is told that. The same work describes what an earlier release left.
 
 // kind is a kind of manifests, of images or of lines, with what it takes to look after their descriptions.
 type kind struct {
@@ -160,7 +160,6 @@ func (s *Server) openManifests(ctx context.Context, line string) error {
 // openImages opens the manifests of images, at the first call and then once in the time in which layers are read back.
 func (s *Server) openImages(ctx context.Context) error {
 	if now := s.now(); s.imagesOpened.IsZero() || now.Sub(s.imagesOpened) >= checkEvery {
-		s.imagesOpened = now
 		ids, err := column(ctx, s.db, "SELECT id FROM images")
 		if err != nil {
 			return err
@@ -170,6 +169,7 @@ func (s *Server) openImages(ctx context.Context) error {
 				return err
 			}
 		}
+		s.imagesOpened = now
 	}
 	return nil
 }
