@@ -350,7 +350,9 @@ func (f *FS) noteWrite(n *inode) {
 }
 
 // Open implements durable.FS.
-func (f *FS) Open(name string) (durable.File, error) {
+func (f *FS) Open(name string) (durable.File, error) { return f.open(name, true) }
+
+func (f *FS) open(name string, readOnly bool) (durable.File, error) {
 	var n *inode
 	err := f.look(name, func() error {
 		if n = f.lookup(name); n == nil || n.dir {
@@ -361,11 +363,11 @@ func (f *FS) Open(name string) (durable.File, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &file{fs: f, n: n, name: name}, nil
+	return &file{fs: f, n: n, name: name, readOnly: readOnly}, nil
 }
 
 // OpenWrite implements durable.FS.
-func (f *FS) OpenWrite(name string) (durable.File, error) { return f.Open(name) }
+func (f *FS) OpenWrite(name string) (durable.File, error) { return f.open(name, false) }
 
 // Rename implements durable.FS.
 func (f *FS) Rename(from, to string) error {

@@ -2,6 +2,7 @@ package faultfs
 
 import (
 	"io"
+	"io/fs"
 	"maps"
 	"math/rand/v2"
 	"slices"
@@ -137,6 +138,16 @@ type file struct {
 	fs   *FS
 	n    *inode
 	name string // that it was opened by
+
+	readOnly bool
+}
+
+// mayWrite returns an error for a file that was opened for reading.
+func (f *file) mayWrite() error {
+	if f.readOnly {
+		return &fs.PathError{Op: "write", Path: f.name, Err: fs.ErrPermission}
+	}
+	return nil
 }
 
 func (f *file) ReadAt(p []byte, off int64) (n int, err error) {
@@ -157,6 +168,9 @@ func (f *file) Punch(off, length int64) error {
 }
 
 func (f *file) WriteAt(p []byte, off int64) (int, error) {
+	if err := f.mayWrite(); err != nil {
+		return 0, err
+	}
 	n := 0
 	err := f.fs.doWrite(OpWrite, f.name, func(half bool) error {
 		f.fs.noteWrite(f.n)
@@ -174,6 +188,9 @@ func (f *file) WriteAt(p []byte, off int64) (int, error) {
 
 // Truncate cuts or lengthens the file, as os.File has it.
 func (f *file) Truncate(size int64) error {
+	if err := f.mayWrite(); err != nil {
+		return err
+	}
 	return f.fs.do(OpWrite, f.name, func() error {
 		f.fs.noteWrite(f.n)
 		f.n.cut(size)
