@@ -84,8 +84,11 @@ func with(ctx context.Context, uri string, do func(l *lib.Libvirt) error) error 
 	defer conn.Close()
 	// The library waits for answers without an end of its own.
 	defer context.AfterFunc(ctx, func() { conn.Close() })()
-	l := lib.NewWithDialer(dialers.NewAlreadyConnected(conn))
-	if err := l.ConnectToURI(name); err != nil {
+	connected := make(chan struct{})
+	l := lib.NewWithDialer(dialers.NewAlreadyConnected(heldEnd{conn, connected}))
+	err = l.ConnectToURI(name)
+	close(connected)
+	if err != nil {
 		return fmt.Errorf("libvirt at %s: %w", uri, err)
 	}
 	err = do(l)
