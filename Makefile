@@ -54,7 +54,8 @@ soak:
 # The benchmarks of the packages, then the comparison with other programs, which writes docs/benchmarks.md. With WORK=/folder it
 # compares with the three versions of a disk that are there as v1.raw, v2.raw and v3.raw; v2t.raw and v3t.raw may be the same with
 # free space discarded. BENCHFLAGS="--cases blocks" measures block devices only and keeps the rest of the page. RUNS is how often
-# everything is measured, SIZE the size in MiB of what is moved on the disks made for it.
+# everything is measured, SIZE the size in MiB of what is moved on the disks made for it. BENCHFLAGS="--cases large" measures what publishing a
+# disk of 256 GiB takes, which is not measured otherwise: it needs FUSE, 8 GiB of room and half an hour or more; with "--large 32" it is a disk of 32 GiB.
 WORK ?=
 RUNS ?= 3
 SIZE ?= 64

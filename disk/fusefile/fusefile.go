@@ -38,6 +38,8 @@ type Options struct {
 	Writable bool
 	// AllowOther lets other users in, as far as the files' mode does: root, as a rule.
 	AllowOther bool
+	// Once says that files are read once, as a rule: the system's memory keeps nothing of them.
+	Once bool
 	// Report is told of errors of a device. It may be called concurrently. nil: nobody is told.
 	Report func(name, op string, err error)
 }
@@ -191,6 +193,9 @@ func (f *file) Setattr(ctx context.Context, h fs.FileHandle, in *fuse.SetAttrIn,
 func (f *file) Open(_ context.Context, flags uint32) (fs.FileHandle, uint32, syscall.Errno) {
 	if !f.o.Writable && flags&syscall.O_ACCMODE != syscall.O_RDONLY {
 		return nil, 0, syscall.EROFS
+	}
+	if f.o.Once {
+		return nil, fuse.FOPEN_DIRECT_IO, 0
 	}
 	return nil, fuse.FOPEN_KEEP_CACHE, 0
 }

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 
@@ -138,6 +139,43 @@ func TestErrors(t *testing.T) {
 	for _, want := range []string{"disk.raw read: bad sector", "disk.raw write: the leaf: ", "disk.raw map: no map", "disk.raw flush: not durable"} {
 		if !strings.Contains(strings.Join(said, "\n"), want) {
 			t.Errorf("nobody was told of %q: %q", want, said)
+		}
+	}
+}
+
+// counting is a disk of zeros that counts how often it is read.
+type counting struct{ reads atomic.Int32 }
+
+func (d *counting) Size() int64 { return 4096 }
+
+func (d *counting) ReadAt(p []byte, _ int64) (int, error) {
+	d.reads.Add(1)
+	clear(p)
+	return len(p), nil
+}
+
+// TestOnce: the system remembers what was read, unless it is to be read once.
+func TestOnce(t *testing.T) {
+	testkit.FUSE(t)
+	t.Parallel()
+	for once, want := range map[bool]int32{false: 1, true: 2} {
+		dir, d := t.TempDir(), &counting{}
+		m, err := fusefile.Mount(dir, fusefile.Readers(map[string]fusefile.Reader{"disk.raw": d}), fusefile.Options{Once: once})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for range 2 {
+			if b, err := os.ReadFile(filepath.Join(dir, "disk.raw")); len(b) != 4096 || err != nil {
+				t.Errorf("%d bytes, %v", len(b), err)
+			}
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel()
+		if err := m.Serve(ctx, func() { t.Error("it is in use") }); err != nil {
+			t.Error(err)
+		}
+		if got := d.reads.Load(); got != want {
+			t.Errorf("once %v: read %d times, want %d", once, got, want)
 		}
 	}
 }

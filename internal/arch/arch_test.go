@@ -77,7 +77,7 @@ var rules = map[string]rule{
 	"volume/volumetest":  {"volume internal/testkit", ""},
 
 	"internal/arch": {"", ""},
-	"internal/bench": {"api deploy diskmap endpoint image layer media publish vhd/vhdfile internal/durable internal/progress",
+	"internal/bench": {"api deploy disk/fusefile diskmap endpoint image layer media publish vhd/vhdfile internal/durable internal/progress",
 		"github.com/klauspost/compress golang.org/x/sync golang.org/x/sys"},
 	"internal/busconn": {"", "github.com/godbus/dbus/v5"},
 	"internal/cli":     {"internal/problem", "github.com/spf13/cobra golang.org/x/term"},

@@ -103,7 +103,7 @@ func (b *bench) measure(ctx context.Context) (err error) {
 	}
 	b.section = &table{title: "Servers"}
 	if alone {
-		if b.ours, err = b.startOurs(ctx); err != nil {
+		if b.ours, err = b.startOurs(ctx, dataFolder); err != nil {
 			return err
 		}
 		return s.measure(b, ctx)
@@ -125,7 +125,7 @@ func (b *bench) measure(ctx context.Context) (err error) {
 
 // startServers starts everybody's server, each at the other end of a line that counts.
 func (b *bench) startServers(ctx context.Context) (err error) {
-	if b.ours, err = b.startOurs(ctx); err != nil {
+	if b.ours, err = b.startOurs(ctx, dataFolder); err != nil {
 		return err
 	}
 	if b.web, err = b.serve(ctx, "", command{program: b.self, args: []string{asPart, partWeb, webFolder}}); err != nil {

@@ -19,6 +19,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"disksync/image"
 )
 
 // Exit statuses.
@@ -36,6 +38,7 @@ type options struct {
 	dir   string        // where the folder for everything else is made; empty: the usual place
 	runs  int           // how often everything is measured
 	size  int64         // of the file that is moved, bytes; the other disks that are made here go by it
+	large int64         // of the large disk, bytes
 	limit time.Duration // of a peer's command
 	peers []string      // other programs that take part; empty: all that are installed
 	cases []string      // of the changes made on purpose; empty: all
@@ -100,19 +103,20 @@ func parseFlags(args []string) (options, error) {
 	f.StringVar(&o.dir, "dir", "", "make the work folder in this `folder` (default $TMPDIR or /var/tmp); it needs six times the data of a disk")
 	f.IntVar(&o.runs, "runs", 3, "measure everything so many `times`; the page has the medians")
 	mib := f.Int64("size", 64, "size of the file that is moved, in `MiB`")
+	gib := f.Int64("large", largeDefault>>30, "size of the disk of the case large, in `GiB`; it needs a fortieth of that as room, and FUSE")
 	f.DurationVar(&o.limit, "limit", 3*time.Minute, "stop a command of another program after this `time`, and say so")
 	words := func(list *[]string) func(string) error {
 		return func(s string) error { *list = strings.Split(s, ","); return nil }
 	}
 	f.Func("peers", "only these other `programs`, separated by commas (default all that are installed)", words(&o.peers))
-	f.Func("cases", "only these `cases` of changes made on purpose: byte, clusters, moved, grown, upgraded, blocks, backups (default all);\n"+
-		"blocks or backups alone, without --work, is measured alone and leaves the rest of the page as it is", words(&o.cases))
-	f.BoolVar(&o.all, "all", false, "give other programs every pair of versions, with free space and without: takes twice as long")
+	f.Func("cases", "only these `cases` of changes made on purpose: byte, clusters, moved, grown, upgraded, blocks, backups, large (default all\n"+
+		"but large, which takes half an hour or more); blocks, backups or large alone, without --work, is measured alone and leaves the rest of the page as it is", words(&o.cases))
+	f.BoolVar(&o.all, "all", false, "give other programs every pair of versions, with free space and without, and make the case large: takes twice as long, and half an hour or more")
 	if err := f.Parse(args); err != nil {
 		return o, err
 	}
-	o.size = *mib << 20
-	if f.NArg() > 0 || o.runs < 1 || o.size < minSize || o.limit <= 0 {
+	o.size, o.large = *mib<<20, *gib<<30
+	if f.NArg() > 0 || o.runs < 1 || o.size < minSize || o.limit <= 0 || *gib < 1 || o.large > image.MaxDiskSize {
 		fmt.Fprintf(f.Output(), "bench: it takes flags only, at least one run and at least %d MiB, see --help\n", int64(minSize)>>20)
 		return o, errors.New("wrong usage")
 	}

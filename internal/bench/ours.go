@@ -21,6 +21,7 @@ import (
 // ours is this project's Synchronizer.
 type ours struct {
 	*bench
+	data        string // its folder
 	server      *service
 	fingerprint string
 	password    string
@@ -33,9 +34,9 @@ const (
 	exported   = "exported.raw"
 )
 
-// startOurs starts the Synchronizer and makes a user.
-func (b *bench) startOurs(ctx context.Context) (*ours, error) {
-	o := &ours{bench: b, password: rand.Text()}
+// startOurs starts a Synchronizer with a folder of its own and makes a user.
+func (b *bench) startOurs(ctx context.Context, data string) (*ours, error) {
+	o := &ours{bench: b, data: data, password: rand.Text()}
 	var err error
 	o.server, err = b.serve(ctx, "", o.admin("serve", "--listen", "127.0.0.1:0"))
 	if err != nil {
@@ -58,7 +59,7 @@ func (b *bench) startOurs(ctx context.Context) (*ours, error) {
 
 // admin returns a command of the administrator, who works on the server's machine.
 func (o *ours) admin(args ...string) command {
-	return command{program: "synchronizer", args: append([]string{"--data", dataFolder}, args...), server: o.server}
+	return command{program: "synchronizer", args: append([]string{"--data", o.data}, args...), server: o.server}
 }
 
 // asJSON runs a command that prints JSON, and reads it.
@@ -121,7 +122,7 @@ func (o *ours) writeMedium(ctx context.Context, name, dir string) ([]string, err
 
 // forget deletes an image, so that the next run begins with nothing.
 func (o *ours) forget(ctx context.Context, name string) error {
-	_, err := o.quietly(ctx, "synchronizer", "--data", dataFolder, "image", "delete", name, "--yes")
+	_, err := o.quietly(ctx, "synchronizer", "--data", o.data, "image", "delete", name, "--yes")
 	return err
 }
 

@@ -26,6 +26,7 @@ const (
 	partRead   = "read"   // FILE...: reads
 	partUnpack = "unpack" // LAYER: unpacks the frames of a full image, on all cores, and compares nothing
 	partHash   = "hash"   // LAYER: SHA-256 of as many blocks as the layer has, on all cores
+	partVast   = "vast"   // FOLDER BYTES: two versions of a disk that is computed, as files, until it is interrupted
 	partWrite  = "write"  // LAYER TO: writes as many blocks straight to a new file, and waits for the disk
 )
 
@@ -48,9 +49,12 @@ func part(args []string) error {
 		return unpackAll(args[0])
 	case partHash:
 		return hashAll(args[0])
-	case partWrite:
+	case partWrite, partVast:
 		if len(args) != 2 {
 			return errors.New("wrong usage")
+		}
+		if name == partVast {
+			return serveVast(args[0], args[1])
 		}
 		return writeAll(args[0], args[1])
 	}

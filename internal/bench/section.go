@@ -11,18 +11,22 @@ type section struct {
 	name    string // among the cases
 	title   string
 	ours    bool // it needs our Synchronizer
+	long    bool // it takes so long that it is made only when it is asked for, or all is
 	measure func(b *bench, ctx context.Context) error
 }
 
 func sections() []section {
 	return []section{
-		{blocksCase, blocksTitle, false, (*bench).blocks},
-		{backupsCase, backupsTitle, true, (*bench).backups},
+		{name: blocksCase, title: blocksTitle, measure: (*bench).blocks},
+		{name: backupsCase, title: backupsTitle, ours: true, measure: (*bench).backups},
+		{name: largeCase, title: largeTitle, long: true, measure: (*bench).large},
 	}
 }
 
-// wants reports whether a case was asked for.
-func (o options) wants(name string) bool { return len(o.cases) == 0 || slices.Contains(o.cases, name) }
+// wants reports whether a section was asked for.
+func (o options) wants(s section) bool {
+	return slices.Contains(o.cases, s.name) || len(o.cases) == 0 && (o.all || !s.long)
+}
 
 // alone returns the section that is all that was asked for.
 func (o options) alone() (section, bool) {
@@ -40,7 +44,7 @@ func (o options) alone() (section, bool) {
 // measureSections makes the comparisons that were asked for.
 func (b *bench) measureSections(ctx context.Context) error {
 	for _, s := range sections() {
-		if !b.opts.wants(s.name) {
+		if !b.opts.wants(s) {
 			continue
 		}
 		if err := s.measure(b, ctx); err != nil {
