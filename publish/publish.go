@@ -205,11 +205,7 @@ func (p *run) disk(ctx context.Context, d Disk) (DiskResult, []image.UUID, error
 		return DiskResult{}, nil, err
 	}
 	var opened []io.Closer
-	defer func() {
-		for _, c := range opened {
-			c.Close()
-		}
-	}()
+	defer func() { closeAll(opened) }()
 	src, err := Open(d.Path, d.Format, func(child *vhd.Image) (*vhd.Image, error) {
 		m, c, err := p.publishedParent(ctx, child)
 		opened = append(opened, c...)
@@ -265,6 +261,9 @@ func (p *run) disk(ctx context.Context, d Disk) (DiskResult, []image.UUID, error
 		return DiskResult{}, nil, spoolError(err, p.Spool)
 	}
 	res.State, res.Layer, res.Blocks, res.Bytes = out.State.ID(), out.Index.ID(), out.Index.Len(), out.Bytes
+	// The blocks that were unpacked take room, which the Synchronizer may need to check the layer, on the same disk.
+	closeAll(opened)
+	opened = nil
 	if err := p.upload(ctx, d.Role, out, spool); err != nil {
 		return DiskResult{}, nil, err
 	}
@@ -272,6 +271,12 @@ func (p *run) disk(ctx context.Context, d Disk) (DiskResult, []image.UUID, error
 		return res, nil, nil
 	}
 	return res, []image.UUID{src.UUID}, nil
+}
+
+func closeAll(opened []io.Closer) {
+	for _, c := range opened {
+		c.Close()
+	}
 }
 
 // upload sends the layer. What the Synchronizer holds of it from an earlier attempt may be damaged; then it is sent anew, once.
