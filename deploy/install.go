@@ -24,7 +24,9 @@ const (
 	syncEvery = 128 << 20
 	// waiting is how many workers there are beyond one for each processor: while these wait for the disk, to write or to sync, as
 	// many go on unpacking as there are processors.
-	waiting = 2
+	waiting = 4
+	// readers is how many read back what was written while the transfer goes on: one of them compares while others wait for the disk.
+	readers = 3
 )
 
 // guests are the sources of an install: those that are there when it begins, and those that come and go.
@@ -128,11 +130,11 @@ func (in *installer) fill(ctx context.Context, g guests) error {
 		in.used = append(in.used, in.board.all()...)
 		if err != nil {
 			// Blocks that are done are kept for the next run, so far as the disk has them already.
-			return errors.Join(err, in.p.Sync())
+			return errors.Join(err, in.p.settle())
 		}
 		sources = in.board.alive()
 	}
-	return in.p.Sync()
+	return in.p.settle()
 }
 
 // byLevel returns the digests of the blocks to get, by the lowest level on which the layer has a frame of them, without levels where
@@ -236,19 +238,21 @@ func (in *installer) run(ctx context.Context, visit func(context.Context, *board
 			return err
 		})
 	}
-	var reader errgroup.Group
-	reader.Go(func() error {
-		err := in.back.run(ctx)
-		if err != nil {
-			cancel(err)
-		}
-		return err
-	})
+	var reading errgroup.Group
+	for range readers {
+		reading.Go(func() error {
+			err := in.back.run(ctx)
+			if err != nil {
+				cancel(err)
+			}
+			return err
+		})
+	}
 	fetchers.Wait()
 	close(fetched)
 	err := workers.Wait()
 	in.back.close()
-	if err := errors.Join(err, reader.Wait()); err != nil {
+	if err := errors.Join(err, reading.Wait()); err != nil {
 		return err
 	}
 	if ctx.Err() != nil {

@@ -19,6 +19,7 @@ type part struct {
 	id      image.UUID
 	parents disk // nil for a dynamic disk
 	files   *chain
+	over    handOver
 }
 
 // openPart opens the part of the VHD for x's To, making it anew when there is none or it is of no use. below is the content of the
@@ -69,7 +70,7 @@ func (p *part) resume(x *layer.Index, below []*vhd.Image) error {
 	if err != nil {
 		return err
 	}
-	d, err := vhd.OpenDisk(p.file, size, below, vhd.Salvage())
+	d, err := vhd.OpenDisk(p.file, size, below, vhd.Salvage(), p.ahead())
 	if err != nil {
 		return err
 	}
@@ -116,12 +117,13 @@ func (p *part) create(s *Store, x *layer.Index, below []*vhd.Image) error {
 	if err != nil {
 		return err
 	}
-	p.Disk, err = vhd.OpenDisk(f, size, below)
+	p.Disk, err = vhd.OpenDisk(f, size, below, p.ahead())
 	return err
 }
 
 // Close closes the files. What was not synced may be lost.
 func (p *part) Close() {
+	p.over.close()
 	if p.file != nil {
 		p.file.Close()
 	}
@@ -136,6 +138,25 @@ func (p *part) direct() {
 	if p.parents == nil {
 		p.file.Direct()
 	}
+}
+
+// takeAhead is how much room a full image takes in the file before it is needed, in bytes: what is written straight to the disk while
+// other blocks are read back goes several at a time only where there is room already.
+const takeAhead = 64 << 20
+
+func (p *part) ahead() vhd.Option {
+	if p.parents != nil {
+		return vhd.Ahead(0)
+	}
+	return vhd.Ahead(takeAhead)
+}
+
+// settle syncs the part, and gives back the room that it does not need.
+func (p *part) settle() error {
+	if err := p.Trim(); err != nil {
+		return err
+	}
+	return p.Sync()
 }
 
 // base returns what the frames of the part's layer x may refer to; nil for a full image.
@@ -163,8 +184,8 @@ func (p *part) put(block int, b, scratch []byte) error {
 			return fmt.Errorf("write block %d: %w", block, err)
 		}
 	}
-	// From here on the block survives the end of this process.
-	return p.WriteBack()
+	// From then on the block survives the end of this process.
+	return p.over.soon(p.WriteBack)
 }
 
 // putWhole makes block the content b with all its sectors, so that nothing of it is read from below.
@@ -173,7 +194,7 @@ func (p *part) putWhole(block int, b []byte) error {
 	if _, err := p.WriteAt(b[:min(image.BlockSize, p.Size()-start)], start); err != nil {
 		return fmt.Errorf("write block %d: %w", block, err)
 	}
-	return p.WriteBack()
+	return p.over.soon(p.WriteBack)
 }
 
 // owns reports whether nothing of a block is read from below.

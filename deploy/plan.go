@@ -228,7 +228,7 @@ func (p *planner) step(dp *DiskPlan, st *Step) error {
 	if err != nil {
 		return err
 	}
-	here, err := p.job.Store.partBlocks(image.VHDUUID(st.To), st.From)
+	here, spare, err := p.job.Store.partBlocks(image.VHDUUID(st.To), st.From)
 	if err != nil {
 		return err
 	}
@@ -265,7 +265,7 @@ func (p *planner) step(dp *DiskPlan, st *Step) error {
 		// Later steps, and those of other disks, will find it on this machine.
 		p.here.local[st.index.Frame(i).Digest] = true
 	}
-	p.Needed += stepSpace(st.index) - int64(len(here))*(image.BlockSize+vhdOverhead)
+	p.Needed += stepSpace(st.index) - int64(len(here))*(image.BlockSize+vhdOverhead) - spare
 	return nil
 }
 
@@ -282,31 +282,32 @@ const vhdOverhead = 4096
 func emptyVHD(size int64) int64 { return 64<<10 + 4*int64(image.BlockCount(size)) }
 
 // partBlocks returns the blocks that the part of a VHD claims to have, when it stands on the state from: on another one it is of no
-// use.
-func (s *Store) partBlocks(id image.UUID, from image.StateID) (map[int]bool, error) {
+// use; and how much room it has taken ahead, in bytes.
+func (s *Store) partBlocks(id image.UUID, from image.StateID) (blocks map[int]bool, spare int64, err error) {
 	out := map[int]bool{}
 	f, err := s.fsys.Open(partFile(id))
 	if err != nil {
-		return out, nil //nolint:nilerr // no part, nothing here
+		return out, 0, nil //nolint:nilerr // no part, nothing here
 	}
 	defer f.Close()
 	size, err := f.Size()
 	if err != nil {
-		return nil, err
+		return nil, 0, err
 	}
 	m, err := vhd.Open(f, size, vhd.Salvage())
 	if err != nil {
-		return out, nil //nolint:nilerr // of no use; it will be made anew
+		return out, 0, nil //nolint:nilerr // of no use; it will be made anew
 	}
 	if full := m.Type() != vhd.Differencing; full != from.IsZero() || !full && m.ParentUUID() != image.VHDUUID(from) {
-		return out, nil
+		return out, 0, nil
 	}
 	for i := range image.BlockCount(m.Size()) {
 		if m.Allocated(i) {
 			out[i] = true
 		}
 	}
-	return out, nil
+	// What was lost with the power is no room that was taken.
+	return out, min(m.Spare(), takeAhead), nil
 }
 
 // sources returns the sources of a step's blocks in the order of preference: this machine, USB, DVD, the Synchronizer. y is where they

@@ -125,12 +125,12 @@ func (j *Job) mediaIndex(id image.LayerID) *layer.Index {
 // its index.
 func (r *router) priceOne(e *edge) error {
 	x := r.indexes[e.ref.ID]
-	part, err := r.j.Store.partBlocks(image.VHDUUID(x.To()), x.From())
+	part, spare, err := r.j.Store.partBlocks(image.VHDUUID(x.To()), x.From())
 	if err != nil {
 		return err
 	}
 	wanted, lengths := map[image.Digest]bool{}, map[image.Digest]int64{}
-	e.space = stepSpace(x)
+	e.space = stepSpace(x) - spare
 	for i := range x.Len() {
 		f := x.Frame(i)
 		if part[f.Block] {

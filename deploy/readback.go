@@ -53,7 +53,10 @@ func (r *readBack) close() {
 	r.change.Broadcast()
 }
 
-// next waits for blocks. At the end of the transfer what is still to be done is left for finish, which has all processors.
+// readAtOnce is how many blocks a reader takes, and opens the part for, at a time.
+const readAtOnce = 16
+
+// next waits for a few blocks, so that several can read. At the end of the transfer what is still to be done is left for finish, which has all processors.
 func (r *readBack) next() []int {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -63,8 +66,9 @@ func (r *readBack) next() []int {
 	if r.closed {
 		return nil
 	}
-	todo := r.todo
-	r.todo = nil
+	n := min(len(r.todo), readAtOnce)
+	todo := r.todo[:n:n]
+	r.todo = r.todo[n:]
 	return todo
 }
 

@@ -32,6 +32,9 @@ type Disk struct {
 	end      int64          // behind the last block and all metadata
 	fileEnd  int64          // length of the file
 	device   bool           // see Device
+	ahead    int64          // see Ahead; 0: the file is as long as it must be
+	zeroEnd  int64          // between end and here the file has zeros …
+	taken    int64          // … and as far as here room for them
 	fresh    map[int]bitmap // bitmaps of blocks that the table in the file does not have yet
 	changed  map[int]bitmap // bitmaps, changed in memory, of blocks that it has
 	tableDue map[int64]bool // offsets of the table's sectors that must be written
@@ -70,7 +73,7 @@ func OpenDisk(f File, fileSize int64, parents []*Image, opts ...Option) (*Disk, 
 		return nil, err
 	}
 	d := newDisk(f, c, fileSize)
-	d.device = o.device
+	d.device, d.ahead = o.device, o.ahead
 	if leaf.header == nil {
 		d.end = leaf.footer.Size
 		return d, d.finishGrowth()

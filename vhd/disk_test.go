@@ -86,9 +86,13 @@ func TestDiskModel(t *testing.T) {
 // Afterwards the file must open, and every sector must hold what was synced or something written since.
 func TestDiskPowerLoss(t *testing.T) {
 	t.Parallel()
-	for _, depth := range []int{0, 1} {
-		t.Run(fmt.Sprintf("depth %d", depth), func(t *testing.T) {
-			r := newPowerLossRun(t, depth)
+	for _, c := range []struct {
+		depth int
+		ahead int64
+	}{{0, 0}, {1, 0}, {0, 3 * testBlock}, {1, testBlock + 512}} {
+		t.Run(fmt.Sprintf("depth %d, %d bytes ahead", c.depth, c.ahead), func(t *testing.T) {
+			r := newPowerLossRun(t, c.depth)
+			r.ahead = c.ahead
 			total := r.play(t, 1<<30)
 			if total < 50 {
 				t.Fatalf("only %d steps, the run is too short to mean something", total)
@@ -106,6 +110,7 @@ type powerLossRun struct {
 	parents []*vhd.Image
 	model   []byte // the disk at the start
 	writes  []write
+	ahead   int64
 }
 
 const powerLossSize = 9*testBlock + 3*512
@@ -128,6 +133,9 @@ func (p *powerLossRun) play(t *testing.T, cut int) int {
 	t.Helper()
 	leaf := &memFile{data: bytes.Clone(p.leaf), synced: bytes.Clone(p.leaf), failAt: cut}
 	d := openDisk(t, leaf, p.parents...)
+	if p.ahead > 0 {
+		d = openAhead(t, roomyFile{memFile: leaf}, p.ahead, p.parents...)
+	}
 	model, durable := bytes.Clone(p.model), bytes.Clone(p.model)
 	since := []write(nil) // since the last Sync that returned
 	for i, w := range p.writes {
@@ -140,6 +148,9 @@ func (p *powerLossRun) play(t *testing.T, cut int) int {
 			if err = d.Sync(); err == nil {
 				copy(durable, model)
 				since = nil
+			}
+			if err == nil && i%8 == 7 {
+				err = d.Trim()
 			}
 		}
 		if errors.Is(err, errInjected) {

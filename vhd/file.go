@@ -41,6 +41,7 @@ type Option func(*options)
 type options struct {
 	salvage    bool
 	device     bool
+	ahead      int64
 	byGeometry bool
 	log        File // see WithLog
 	boot       image.UUID
@@ -297,6 +298,15 @@ func (m *Image) warn(e *Error) { m.warnings = append(m.warnings, e) }
 
 // Size returns the size of the disk in bytes, which for a differencing disk is its own, not its parent's.
 func (m *Image) Size() int64 { return m.footer.Size }
+
+// Spare returns how many bytes of the file lie behind everything that it needs and before its footer: room that was taken ahead, or
+// the trace of a crash.
+func (m *Image) Spare() int64 {
+	if m.header == nil {
+		return 0
+	}
+	return max(0, m.dataEnd-m.structureEnd())
+}
 
 // Type returns the type of the disk. A [Raw] image is Fixed.
 func (m *Image) Type() Type { return m.footer.Type }

@@ -83,6 +83,27 @@ func (f *memFile) Truncate(size int64) error {
 	return nil
 }
 
+// roomyFile is a memFile of which room can be taken ahead.
+type roomyFile struct {
+	*memFile
+	full  bool // there is none
+	taken map[int64]bool
+}
+
+// Punch implements vhd.Puncher.
+func (f roomyFile) Punch(off, length int64) error {
+	_, err := f.WriteAt(make([]byte, min(length, max(0, f.size()-off))), off)
+	return err
+}
+
+// Reserve implements vhd.Reserver.
+func (f roomyFile) Reserve(off, length int64) bool {
+	for at := off; at < off+length && f.taken != nil; at += 512 {
+		f.taken[at/512] = true
+	}
+	return !f.full
+}
+
 func (f *memFile) size() int64 { return int64(len(f.data)) }
 
 func overlay(data, p []byte, off int64) []byte {

@@ -46,9 +46,15 @@ func (m *model) images(files []*memFile) []*vhd.Image {
 // open opens the last file for writing.
 func (m *model) open() {
 	n := len(m.files) - 1
-	d, err := vhd.OpenDisk(m.files[n], m.files[n].size(), m.images(m.files[:n]))
+	f := m.files[n]
+	var err error
+	if ahead := rapid.Int64Range(0, 3).Draw(m.t, "ahead") * modelBlock; ahead > 0 {
+		roomy := roomyFile{memFile: f, full: rapid.Bool().Draw(m.t, "full")}
+		m.d, err = vhd.OpenDisk(roomy, f.size(), m.images(m.files[:n]), vhd.Ahead(ahead))
+	} else {
+		m.d, err = vhd.OpenDisk(f, f.size(), m.images(m.files[:n]))
+	}
 	m.fatal(err)
-	m.d = d
 }
 
 func (m *model) synced() { m.safe, m.since = bytes.Clone(m.disk), nil }
@@ -239,6 +245,7 @@ func TestModel(t *testing.T) {
 			"write":    func(rt *rapid.T) { m.t = rt; m.fatal(m.write()) },
 			"discard":  func(rt *rapid.T) { m.t = rt; m.fatal(m.discard()) },
 			"sync":     func(rt *rapid.T) { m.t = rt; m.sync() },
+			"trim":     func(rt *rapid.T) { m.t = rt; m.fatal(m.d.Trim()) },
 			"resize":   func(rt *rapid.T) { m.t = rt; m.fatal(m.resize()) },
 			"snapshot": func(rt *rapid.T) { m.t = rt; m.snapshot() },
 			"coalesce": func(rt *rapid.T) { m.t = rt; m.coalesce(rapid.IntRange(0, 40).Draw(rt, "cut")) },

@@ -48,6 +48,7 @@ func (d *Disk) Resize(ctx context.Context, size int64, o ResizeOptions) error {
 		return err
 	}
 	err := d.sync()
+	d.zeroEnd, d.taken = 0, 0 // what is cut off is behind the end then
 	// Nothing of this is acknowledged before it is synced; and the log is for one size and one place of the table.
 	log := d.log
 	d.log = nil

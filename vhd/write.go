@@ -207,8 +207,10 @@ func (d *Disk) allocate(block int) error {
 		b.set(0, own)
 	}
 	// The room for the bitmap is taken now: when the file system is full, a write fails, not a sync.
-	if err := d.write(b, at); err != nil {
-		return err
+	if next > d.taken {
+		if err := d.write(b, at); err != nil {
+			return err
+		}
 	}
 	if err := d.log.append(record{block: uint32(block), place: uint32(at / sectorSize), count: uint32(own)}); err != nil {
 		return err
@@ -226,6 +228,8 @@ func (d *Disk) extend(at, next int64) error {
 		if next > d.fileEnd-FooterSize {
 			return fmt.Errorf("%w: %d bytes are needed, %d are left", ErrDeviceFull, next-at, max(d.fileEnd-FooterSize-at, 0))
 		}
+	} else if done, err := d.extendAhead(at, next); done || err != nil {
+		return err
 	} else if err := d.moveFooter(next); err != nil {
 		return err
 	}

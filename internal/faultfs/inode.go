@@ -167,6 +167,9 @@ func (f *file) Punch(off, length int64) error {
 	return err
 }
 
+// Reserve takes room, of which a model knows nothing.
+func (f *file) Reserve(int64, int64) bool { return !f.readOnly }
+
 func (f *file) WriteAt(p []byte, off int64) (int, error) {
 	if err := f.mayWrite(); err != nil {
 		return 0, err
