@@ -25,6 +25,7 @@ type early struct {
 	ctx   context.Context //nolint:containedctx // ends when the last user lets go
 	stop  context.CancelFunc
 	ready chan struct{} // closed when disks is set
+	again chan struct{} // has an element when it is worth trying to open them at once
 
 	users int // guarded by Engine.mu
 
@@ -45,7 +46,7 @@ func (e *Engine) early(vm deploy.VM) *early {
 	defer e.mu.Unlock()
 	v := e.earlies[vm.ID]
 	if v == nil {
-		v = &early{e: e, id: vm.ID, tally: deploy.NewTally(), ready: make(chan struct{})}
+		v = &early{e: e, id: vm.ID, tally: deploy.NewTally(), ready: make(chan struct{}), again: make(chan struct{}, 1)}
 		v.ctx, v.stop = context.WithCancel(context.WithoutCancel(e.live))
 		e.earlies[vm.ID] = v
 		e.work.Go(func() { v.open(vm) })
@@ -84,12 +85,16 @@ func (v *early) open(vm deploy.VM) {
 			return
 		}
 		v.mu.Lock()
-		v.trouble = err.Error()
+		if !v.whole {
+			v.trouble = err.Error()
+		}
 		v.mu.Unlock()
 		v.e.log.Warn("a VM waits for its disks", "vm", vm.Name, "error", err)
 		timer := time.NewTimer(min(pause.Next(err), longestEarlyPause))
 		select {
 		case <-timer.C:
+		case <-v.again:
+			timer.Stop()
 		case <-v.ctx.Done():
 			timer.Stop()
 			return
@@ -210,7 +215,12 @@ func (v *early) exchange() error {
 	v.mu.Lock()
 	swap := v.swap
 	v.swap, v.whole = nil, true
+	v.trouble = "" // what was in the way of the download is not in the way of the VM any more
 	v.mu.Unlock()
+	select {
+	case v.again <- struct{}{}: // for reads that wait still
+	default:
+	}
 	if swap == nil {
 		return nil
 	}
