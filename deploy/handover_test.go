@@ -1,6 +1,7 @@
 package deploy
 
 import (
+	"slices"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -26,13 +27,10 @@ func TestHandOver(t *testing.T) {
 		expect := func(want ...time.Duration) {
 			t.Helper()
 			synctest.Wait()
-			if len(done) != len(want) {
-				t.Fatalf("done at %v, want %v", done, want)
-			}
-			for i := range want {
-				if done[i] != want[i] {
-					t.Errorf("done at %v, want %v", done, want)
-				}
+			h.mu.Lock()
+			defer h.mu.Unlock()
+			if !slices.Equal(done, want) {
+				t.Errorf("done at %v, want %v", done, want)
 			}
 		}
 		soon()
