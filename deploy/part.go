@@ -19,7 +19,7 @@ type part struct {
 	id      image.UUID
 	parents disk // nil for a dynamic disk
 	files   *chain
-	over    handOver
+	tables  handOver
 }
 
 // openPart opens the part of the VHD for x's To, making it anew when there is none or it is of no use. below is the content of the
@@ -123,7 +123,7 @@ func (p *part) create(s *Store, x *layer.Index, below []*vhd.Image) error {
 
 // Close closes the files. What was not synced may be lost.
 func (p *part) Close() {
-	p.over.close()
+	p.tables.close()
 	if p.file != nil {
 		p.file.Close()
 	}
@@ -185,7 +185,7 @@ func (p *part) put(block int, b, scratch []byte) error {
 		}
 	}
 	// From then on the block survives the end of this process.
-	return p.over.soon(p.WriteBack)
+	return p.tables.soon(p.WriteBack)
 }
 
 // putWhole makes block the content b with all its sectors, so that nothing of it is read from below.
@@ -194,7 +194,7 @@ func (p *part) putWhole(block int, b []byte) error {
 	if _, err := p.WriteAt(b[:min(image.BlockSize, p.Size()-start)], start); err != nil {
 		return fmt.Errorf("write block %d: %w", block, err)
 	}
-	return p.over.soon(p.WriteBack)
+	return p.tables.soon(p.WriteBack)
 }
 
 // owns reports whether nothing of a block is read from below.

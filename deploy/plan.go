@@ -228,7 +228,7 @@ func (p *planner) step(dp *DiskPlan, st *Step) error {
 	if err != nil {
 		return err
 	}
-	here, spare, err := p.job.Store.partBlocks(image.VHDUUID(st.To), st.From)
+	here, err := p.job.Store.leftOver(image.VHDUUID(st.To), st.From)
 	if err != nil {
 		return err
 	}
@@ -236,7 +236,7 @@ func (p *planner) step(dp *DiskPlan, st *Step) error {
 	seen := map[image.Digest]bool{}
 	for i := range st.index.Len() {
 		f := st.index.Frame(i)
-		if here[f.Block] {
+		if here.blocks[f.Block] {
 			p.Here++
 			continue
 		}
@@ -265,14 +265,27 @@ func (p *planner) step(dp *DiskPlan, st *Step) error {
 		// Later steps, and those of other disks, will find it on this machine.
 		p.here.local[st.index.Frame(i).Digest] = true
 	}
-	p.Needed += stepSpace(st.index) - int64(len(here))*(image.BlockSize+vhdOverhead) - spare
+	p.Needed += here.space(st.index)
 	return nil
 }
 
-// stepSpace is what a layer takes on this machine's disk at most: its blocks, the golden VHD's tables, those of a leaf on top of it,
-// and the digest list.
-func stepSpace(x *layer.Index) int64 {
-	return int64(x.Len())*(image.BlockSize+vhdOverhead) + 2*emptyVHD(x.Size()) + image.EncodedStateSize(x.Size())
+// leftOver is what an interrupted run has left of a VHD: the blocks that its part claims to have, and how much room that has taken besides,
+// in bytes.
+type leftOver struct {
+	blocks map[int]bool
+	spare  int64
+}
+
+// space is what a layer still takes on this machine's disk at most: its other blocks, the golden VHD's tables, those of a leaf on top of
+// it, and the digest list.
+func (l leftOver) space(x *layer.Index) int64 {
+	todo := int64(0)
+	for i := range x.Len() {
+		if !l.blocks[x.Frame(i).Block] {
+			todo += image.BlockSize + vhdOverhead
+		}
+	}
+	return todo - min(todo, l.spare) + 2*emptyVHD(x.Size()) + image.EncodedStateSize(x.Size())
 }
 
 // vhdOverhead is what a block takes besides its content, in bytes: its bitmap, and what aligns it.
@@ -281,33 +294,33 @@ const vhdOverhead = 4096
 // emptyVHD bounds the size of the file of a disk that has no block, in bytes: footers, header and locators, and the table.
 func emptyVHD(size int64) int64 { return 64<<10 + 4*int64(image.BlockCount(size)) }
 
-// partBlocks returns the blocks that the part of a VHD claims to have, when it stands on the state from: on another one it is of no
-// use; and how much room it has taken ahead, in bytes.
-func (s *Store) partBlocks(id image.UUID, from image.StateID) (blocks map[int]bool, spare int64, err error) {
-	out := map[int]bool{}
+// leftOver returns what there is of the part of a VHD, when it stands on the state from: on another one it is of no use.
+func (s *Store) leftOver(id image.UUID, from image.StateID) (leftOver, error) {
+	out := leftOver{blocks: map[int]bool{}}
 	f, err := s.fsys.Open(partFile(id))
 	if err != nil {
-		return out, 0, nil //nolint:nilerr // no part, nothing here
+		return out, nil //nolint:nilerr // no part, nothing here
 	}
 	defer f.Close()
 	size, err := f.Size()
 	if err != nil {
-		return nil, 0, err
+		return out, err
 	}
 	m, err := vhd.Open(f, size, vhd.Salvage())
 	if err != nil {
-		return out, 0, nil //nolint:nilerr // of no use; it will be made anew
+		return out, nil //nolint:nilerr // of no use; it will be made anew
 	}
 	if full := m.Type() != vhd.Differencing; full != from.IsZero() || !full && m.ParentUUID() != image.VHDUUID(from) {
-		return out, 0, nil
+		return out, nil
 	}
 	for i := range image.BlockCount(m.Size()) {
 		if m.Allocated(i) {
-			out[i] = true
+			out.blocks[i] = true
 		}
 	}
 	// What was lost with the power is no room that was taken.
-	return out, min(m.Spare(), takeAhead), nil
+	out.spare = min(m.Spare(), takeAhead)
+	return out, nil
 }
 
 // sources returns the sources of a step's blocks in the order of preference: this machine, USB, DVD, the Synchronizer. y is where they

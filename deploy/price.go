@@ -125,17 +125,15 @@ func (j *Job) mediaIndex(id image.LayerID) *layer.Index {
 // its index.
 func (r *router) priceOne(e *edge) error {
 	x := r.indexes[e.ref.ID]
-	part, spare, err := r.j.Store.partBlocks(image.VHDUUID(x.To()), x.From())
+	here, err := r.j.Store.leftOver(image.VHDUUID(x.To()), x.From())
 	if err != nil {
 		return err
 	}
 	wanted, lengths := map[image.Digest]bool{}, map[image.Digest]int64{}
-	e.space = stepSpace(x) - spare
+	e.space = here.space(x)
 	for i := range x.Len() {
 		f := x.Frame(i)
-		if part[f.Block] {
-			e.space -= image.BlockSize + vhdOverhead
-		} else if f.Codec != layer.Zero && !r.here.local[f.Digest] {
+		if !here.blocks[f.Block] && f.Codec != layer.Zero && !r.here.local[f.Digest] {
 			wanted[f.Digest], lengths[f.Digest] = true, int64(f.Length)
 		}
 	}

@@ -56,7 +56,8 @@ func (r *readBack) close() {
 // readAtOnce is how many blocks a reader takes, and opens the part for, at a time.
 const readAtOnce = 16
 
-// next waits for a few blocks, so that several can read. At the end of the transfer what is still to be done is left for finish, which has all processors.
+// next waits for a few blocks, so that several can read. At the end of the transfer what is still to be done is left for finish, which has
+// all processors.
 func (r *readBack) next() []int {
 	r.mu.Lock()
 	defer r.mu.Unlock()

@@ -33,7 +33,8 @@ type early struct {
 	disks   *deploy.Early
 	trouble string // why disks is not set yet
 	swap    func() error
-	whole   bool // all disks are installed
+	whole   bool // all disks are installed …
+	swapped bool // … and the VM goes on with the files themselves
 }
 
 // early returns the disks of a VM whose version is incomplete, as far as they are here or can be fetched; nil when it is complete. Who
@@ -85,9 +86,7 @@ func (v *early) open(vm deploy.VM) {
 			return
 		}
 		v.mu.Lock()
-		if !v.whole {
-			v.trouble = err.Error()
-		}
+		v.trouble = err.Error()
 		v.mu.Unlock()
 		v.e.log.Warn("a VM waits for its disks", "vm", vm.Name, "error", err)
 		timer := time.NewTimer(min(pause.Next(err), longestEarlyPause))
@@ -215,7 +214,6 @@ func (v *early) exchange() error {
 	v.mu.Lock()
 	swap := v.swap
 	v.swap, v.whole = nil, true
-	v.trouble = "" // what was in the way of the download is not in the way of the VM any more
 	v.mu.Unlock()
 	select {
 	case v.again <- struct{}{}: // for reads that wait still
@@ -224,15 +222,24 @@ func (v *early) exchange() error {
 	if swap == nil {
 		return nil
 	}
-	return swap()
+	if err := swap(); err != nil {
+		return err
+	}
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.swapped = true
+	return nil
 }
 
 // waits says what the VM waits for; "": for nothing.
 func (v *early) waits() string {
 	v.mu.Lock()
-	trouble := v.trouble
+	trouble, swapped := v.trouble, v.swapped
 	v.mu.Unlock()
-	if trouble != "" {
+	switch {
+	case swapped:
+		return ""
+	case trouble != "":
 		return trouble
 	}
 	return v.tally.Progress().Waits

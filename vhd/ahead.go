@@ -54,13 +54,14 @@ func (d *Disk) clear(f Puncher, from, to int64) error {
 	return err
 }
 
-// Trim gives back what of the file was taken ahead and is not in use. After an error the Disk refuses all further writes.
+// Trim gives back what the file has behind everything that is in use: room that was taken ahead, now or by a process that was killed. After
+// an error the Disk refuses all further writes.
 func (d *Disk) Trim() error {
 	d.shape.Lock()
 	defer d.shape.Unlock()
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if d.broken != nil || d.zeroEnd <= d.end {
+	if d.broken != nil || d.leaf.header == nil {
 		return d.broken
 	}
 	d.zeroEnd, d.taken = 0, 0

@@ -49,6 +49,8 @@ func TestAhead(t *testing.T) {
 		// What a process that was killed has taken ahead is used by the next one.
 		d = openAhead(t, f, 4*testBlock)
 		fill(d, order[17:])
+		// Nor does what one has taken stay that was killed when all was written.
+		d = openAhead(t, f, 6*testBlock)
 		if err := d.Trim(); err != nil {
 			t.Fatal(err)
 		}

@@ -11,6 +11,9 @@ import (
 // writing there cannot meet a full disk. It returns false where the file system cannot.
 func Reserve(f interface{ Fd() uintptr }, length int64) (bool, error) {
 	err := unix.Fallocate(int(f.Fd()), unix.FALLOC_FL_KEEP_SIZE, 0, length)
+	for errors.Is(err, unix.EINTR) {
+		err = unix.Fallocate(int(f.Fd()), unix.FALLOC_FL_KEEP_SIZE, 0, length)
+	}
 	switch {
 	case err == nil:
 		return true, nil
