@@ -70,7 +70,7 @@ func (p *part) resume(x *layer.Index, below []*vhd.Image) error {
 	if err != nil {
 		return err
 	}
-	d, err := vhd.OpenDisk(p.file, size, below, vhd.Salvage(), p.ahead())
+	d, err := vhd.OpenDisk(p.file, size, below, vhd.Salvage(), p.ahead(x))
 	if err != nil {
 		return err
 	}
@@ -117,7 +117,7 @@ func (p *part) create(s *Store, x *layer.Index, below []*vhd.Image) error {
 	if err != nil {
 		return err
 	}
-	p.Disk, err = vhd.OpenDisk(f, size, below, p.ahead())
+	p.Disk, err = vhd.OpenDisk(f, size, below, p.ahead(x))
 	return err
 }
 
@@ -144,11 +144,12 @@ func (p *part) direct() {
 // other blocks are read back goes several at a time only where there is room already.
 const takeAhead = 64 << 20
 
-func (p *part) ahead() vhd.Option {
+// ahead says how much of that is taken: no more than a plan has counted, so that it goes from nobody else.
+func (p *part) ahead(x *layer.Index) vhd.Option {
 	if p.parents != nil {
-		return vhd.Ahead(0)
+		return vhd.Ahead(0, 0)
 	}
-	return vhd.Ahead(takeAhead)
+	return vhd.Ahead(takeAhead, blockSpace(x.Len())+emptyVHD(x.Size()))
 }
 
 // settle syncs the part, and gives back the room that it does not need.

@@ -269,24 +269,28 @@ func (p *planner) step(dp *DiskPlan, st *Step) error {
 	return nil
 }
 
-// leftOver is what an interrupted run has left of a VHD: the blocks that its part claims to have, and how much room that has taken besides,
-// in bytes.
+// leftOver is what an interrupted run has left of a VHD: its part's tables, the blocks that they claim to have, and how much room the part
+// has taken besides, in bytes. It is empty where there is none.
 type leftOver struct {
-	blocks map[int]bool
-	spare  int64
+	blocks        map[int]bool
+	tables, spare int64
 }
 
 // space is what a layer still takes on this machine's disk at most: its other blocks, the golden VHD's tables, those of a leaf on top of
 // it, and the digest list.
 func (l leftOver) space(x *layer.Index) int64 {
-	todo := int64(0)
+	n := 0
 	for i := range x.Len() {
 		if !l.blocks[x.Frame(i).Block] {
-			todo += image.BlockSize + vhdOverhead
+			n++
 		}
 	}
-	return todo - min(todo, l.spare) + 2*emptyVHD(x.Size()) + image.EncodedStateSize(x.Size())
+	todo := blockSpace(n)
+	return todo - min(todo, l.spare) + 2*emptyVHD(x.Size()) - l.tables + image.EncodedStateSize(x.Size())
 }
+
+// blockSpace is what n blocks take in a VHD at most, in bytes.
+func blockSpace(n int) int64 { return int64(n) * (image.BlockSize + vhdOverhead) }
 
 // vhdOverhead is what a block takes besides its content, in bytes: its bitmap, and what aligns it.
 const vhdOverhead = 4096
@@ -318,8 +322,8 @@ func (s *Store) leftOver(id image.UUID, from image.StateID) (leftOver, error) {
 			out.blocks[i] = true
 		}
 	}
-	// What was lost with the power is no room that was taken.
-	out.spare = min(m.Spare(), takeAhead)
+	// Where the file system takes no room ahead the spare bytes may be a hole. Then a plan may succeed that has too little, and its run tells.
+	out.tables, out.spare = emptyVHD(m.Size()), m.Spare()
 	return out, nil
 }
 

@@ -2,11 +2,11 @@ package vhd
 
 import "errors"
 
-// Ahead has [OpenDisk] take room in the file n bytes before it is needed, where the file is a [Reserver]: for a dynamic or differencing
-// disk much of which is about to be written. Most file systems let nobody read or write a file that is being made longer or gets room
+// Ahead has [OpenDisk] take room in the file n bytes before it is needed, but not beyond a length of most, where the file is a [Reserver]:
+// for a dynamic or differencing disk much of which is about to be written. Most file systems let nobody read or write a file that is being made longer or gets room
 // in a hole, so a disk that is filled by some and read by others is faster that way, and each new block takes one small write less.
 // [Disk.Trim] gives back what is too much. It matters to OpenDisk only.
-func Ahead(n int64) Option { return func(o *options) { o.ahead = n } }
+func Ahead(n, most int64) Option { return func(o *options) { o.ahead, o.most = n, most } }
 
 // Reserver is a [File] that can take room before something is written there.
 type Reserver interface {
@@ -25,7 +25,8 @@ func (d *Disk) extendAhead(at, next int64) (done bool, err error) {
 			return false, nil
 		}
 		old := d.fileEnd
-		to := roundUp(max(next+d.ahead, old-FooterSize), sectorSize)
+		ahead := min(next+d.ahead, d.most-FooterSize) / sectorSize * sectorSize
+		to := roundUp(max(ahead, next, old-FooterSize), sectorSize)
 		if err := d.moveFooter(to); err != nil {
 			return false, err
 		}

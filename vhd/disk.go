@@ -33,6 +33,7 @@ type Disk struct {
 	fileEnd  int64          // length of the file
 	device   bool           // see Device
 	ahead    int64          // see Ahead; 0: the file is as long as it must be
+	most     int64          // how long the file may become by that
 	zeroEnd  int64          // between end and here the file has zeros …
 	taken    int64          // … and as far as here room for them
 	fresh    map[int]bitmap // bitmaps of blocks that the table in the file does not have yet
@@ -73,7 +74,7 @@ func OpenDisk(f File, fileSize int64, parents []*Image, opts ...Option) (*Disk, 
 		return nil, err
 	}
 	d := newDisk(f, c, fileSize)
-	d.device, d.ahead = o.device, o.ahead
+	d.device, d.ahead, d.most = o.device, o.ahead, o.most
 	if leaf.header == nil {
 		d.end = leaf.footer.Size
 		return d, d.finishGrowth()

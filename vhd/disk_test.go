@@ -134,7 +134,7 @@ func (p *powerLossRun) play(t *testing.T, cut int) int {
 	leaf := &memFile{data: bytes.Clone(p.leaf), synced: bytes.Clone(p.leaf), failAt: cut}
 	d := openDisk(t, leaf, p.parents...)
 	if p.ahead > 0 {
-		d = openAhead(t, roomyFile{memFile: leaf}, p.ahead, p.parents...)
+		d = openAhead(t, roomyFile{memFile: leaf}, p.ahead, 1<<30, p.parents...)
 	}
 	model, durable := bytes.Clone(p.model), bytes.Clone(p.model)
 	since := []write(nil) // since the last Sync that returned

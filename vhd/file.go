@@ -42,6 +42,7 @@ type options struct {
 	salvage    bool
 	device     bool
 	ahead      int64
+	most       int64
 	byGeometry bool
 	log        File // see WithLog
 	boot       image.UUID

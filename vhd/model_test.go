@@ -50,7 +50,7 @@ func (m *model) open() {
 	var err error
 	if ahead := rapid.Int64Range(0, 3).Draw(m.t, "ahead") * modelBlock; ahead > 0 {
 		roomy := roomyFile{memFile: f, full: rapid.Bool().Draw(m.t, "full")}
-		m.d, err = vhd.OpenDisk(roomy, f.size(), m.images(m.files[:n]), vhd.Ahead(ahead))
+		m.d, err = vhd.OpenDisk(roomy, f.size(), m.images(m.files[:n]), vhd.Ahead(ahead, rapid.Int64Range(0, 30*modelBlock).Draw(m.t, "most")))
 	} else {
 		m.d, err = vhd.OpenDisk(f, f.size(), m.images(m.files[:n]))
 	}
