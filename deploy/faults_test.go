@@ -10,6 +10,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 
 	"golang.org/x/sync/errgroup"
 
@@ -288,71 +289,86 @@ func (m mode) after(fsys *faultfs.FS, step int) *faultfs.FS {
 	return fsys.Restart(m.keep, rand.New(rand.NewPCG(m.seed, uint64(step))))
 }
 
+// faultCases counts what TestFaultAtEveryStep has tried.
+type faultCases struct{ once, twice atomic.Int64 }
+
 func TestFaultAtEveryStep(t *testing.T) {
 	l, phases := life(t)
-	var cases, twice atomic.Int64
+	var n faultCases
 	for _, p := range phases {
 		t.Run(p.name, func(t *testing.T) {
-			trial := p.start.Clone()
-			s := openStore(t, trial)
-			trial.Arm(0, faultfs.None)
-			if err := p.run(s); err != nil {
-				t.Fatal(err)
-			}
-			if err := order(trial); err != nil {
-				t.Error(err)
-			}
-			log := trial.Log()
-			steps := len(log)
-			if p.to != 0 && steps < 5 {
-				t.Fatalf("%d steps: this is not the protocol", steps)
-			}
-			flipped := 0
-			for _, m := range modes() {
-				at := m.steps(log)
-				flips := make([]bool, len(at))
-				var g errgroup.Group
-				g.SetLimit(runtime.GOMAXPROCS(0))
-				for i, step := range at {
-					g.Go(func() error {
-						cases.Add(1)
-						left, flip, err := p.broken(l, m, step)
-						if err != nil {
-							return fmt.Errorf("%v, keep %v, seed %d, at step %d of %d (%v): %w", m.fault, m.keep, m.seed, step, steps, log[step-1], err)
-						}
-						flips[i] = flip
-						if m.fault != faultfs.PowerLoss || m.keep != 0.5 || step%3 != 0 && !soak() {
-							return nil
-						}
-						n, err := p.brokenAgain(l, left, uint64(step))
-						twice.Add(n)
-						if err != nil {
-							return fmt.Errorf("power loss, seed %d, at step %d, then again: %w", m.seed, step, err)
-						}
-						return nil
-					})
-				}
-				if err := g.Wait(); err != nil {
-					t.Error(err)
-				}
-				if len(flips) > 0 && flips[len(flips)-1] {
-					flipped++
-				}
-				// Between the rename and the sync of its folder it is chance what a loss of power keeps of it.
-				if m.keep != 0.5 && !slices.IsSortedFunc(flips, func(a, b bool) int { return btoi(a) - btoi(b) }) {
-					t.Errorf("%v, keep %v: the version goes to and fro over the steps: %v", m.fault, m.keep, flips)
-				}
-			}
-			if flipped == 0 {
-				t.Error("the new version was never seen")
-			}
-			t.Logf("%d steps", steps)
+			// In a bubble a timer's steps come at the same place however slow the machine is.
+			synctest.Test(t, func(t *testing.T) { p.breakEverywhere(t, l, &n) })
 		})
 	}
-	t.Logf("%d cases, %d with a second loss of power", cases.Load(), twice.Load())
-	if cases.Load() < 500 || twice.Load() < 60 {
-		t.Errorf("only %d cases, %d with a second loss of power", cases.Load(), twice.Load())
+	once, twice := n.once.Load(), n.twice.Load()
+	t.Logf("%d cases, %d with a second loss of power", once, twice)
+	if once < 500 || twice < 60 {
+		t.Errorf("only %d cases, %d with a second loss of power", once, twice)
 	}
+}
+
+// breakEverywhere runs the phase with every fault at every step.
+func (p *phase) breakEverywhere(t *testing.T, l *line, n *faultCases) {
+	trial := p.start.Clone()
+	s := openStore(t, trial)
+	trial.Arm(0, faultfs.None)
+	if err := p.run(s); err != nil {
+		t.Fatal(err)
+	}
+	if err := order(trial); err != nil {
+		t.Error(err)
+	}
+	log := trial.Log()
+	if p.to != 0 && len(log) < 5 {
+		t.Fatalf("%d steps: this is not the protocol", len(log))
+	}
+	flipped := 0
+	for _, m := range modes() {
+		at := m.steps(log)
+		flips := make([]bool, len(at))
+		var g errgroup.Group
+		g.SetLimit(runtime.GOMAXPROCS(0))
+		for i, step := range at {
+			g.Go(func() (err error) {
+				flips[i], err = p.breakAt(l, m, step, log, n)
+				return err
+			})
+		}
+		if err := g.Wait(); err != nil {
+			t.Error(err)
+		}
+		if len(flips) > 0 && flips[len(flips)-1] {
+			flipped++
+		}
+		// Between the rename and the sync of its folder it is chance what a loss of power keeps of it.
+		if m.keep != 0.5 && !slices.IsSortedFunc(flips, func(a, b bool) int { return btoi(a) - btoi(b) }) {
+			t.Errorf("%v, keep %v: the version goes to and fro over the steps: %v", m.fault, m.keep, flips)
+		}
+	}
+	if flipped == 0 {
+		t.Error("the new version was never seen")
+	}
+	t.Logf("%d steps", len(log))
+}
+
+// breakAt runs the phase with a fault at one of the steps of log, and at some with a second one in the recovery. It reports whether
+// the phase's version was there after the first.
+func (p *phase) breakAt(l *line, m mode, step int, log []faultfs.Step, n *faultCases) (flipped bool, err error) {
+	n.once.Add(1)
+	left, flipped, err := p.broken(l, m, step)
+	if err != nil {
+		return false, fmt.Errorf("%v, keep %v, seed %d, at step %d of %d (%v): %w", m.fault, m.keep, m.seed, step, len(log), log[step-1], err)
+	}
+	if m.fault != faultfs.PowerLoss || m.keep != 0.5 || step%3 != 0 && !soak() {
+		return flipped, nil
+	}
+	cases, err := p.brokenAgain(l, left, uint64(step))
+	n.twice.Add(cases)
+	if err != nil {
+		return false, fmt.Errorf("power loss, seed %d, at step %d, then again: %w", m.seed, step, err)
+	}
+	return flipped, nil
 }
 
 func btoi(b bool) int {
