@@ -150,6 +150,7 @@ type sceneKey struct{}
 type scene struct {
 	t       testing.TB
 	running map[string]*testkit.Program
+	line    *lab.Line // nil until a script wants a slow one
 }
 
 func sceneOf(ts *testscript.TestScript) *scene { return ts.Value(sceneKey{}).(*scene) }
@@ -241,12 +242,18 @@ func same(ts *testscript.TestScript, neg bool, args []string) {
 	}
 }
 
-// slow BYTES: $SLOW is the address of the Synchronizer behind a line that brings so many bytes a second.
+// slow BYTES: $SLOW is the address of the Synchronizer behind a line that brings so many bytes a second, from now on; 0: as many as
+// can be taken.
 func slow(ts *testscript.TestScript, _ bool, args []string) {
 	n, err := strconv.ParseInt(args[0], 10, 64)
 	ts.Check(err)
-	l := &lab.Lab{URL: ts.Getenv("URL")}
-	ts.Setenv("SLOW", l.Line(sceneOf(ts).t, n).URL)
+	s := sceneOf(ts)
+	if s.line != nil {
+		s.line.SetRate(n)
+		return
+	}
+	s.line = (&lab.Lab{URL: ts.Getenv("URL")}).Line(s.t, n)
+	ts.Setenv("SLOW", s.line.URL)
 }
 
 // until PATTERN PROGRAM ARG…: run a program again and again until its output matches.
