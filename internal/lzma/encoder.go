@@ -80,7 +80,7 @@ func (r *rangeCoder) direct(v uint32, n int) {
 	}
 }
 
-// Encoder packs. The zero value is ready; it is not safe for concurrent use. It has 14 MiB, most of which is touched only for long
+// Encoder packs. The zero value is ready; it is not safe for concurrent use. It has 9 MiB, most of which is touched only for long
 // dictionaries or contents.
 type Encoder struct {
 	model

@@ -8,9 +8,9 @@ import (
 
 const (
 	// The tables have 1<<bits rows; those of sixes and longs at most that many, and fewer when there is less to take in.
-	threeBits = 16
-	fourBits  = 18
-	sixBits   = 20
+	threeBits = 15
+	fourBits  = 16
+	sixBits   = 19
 	longBits  = 19
 	leastBits = 10
 
