@@ -37,7 +37,7 @@ func (w *world) layers(do hook) {
 
 // damagedFrames has the Synchronizer answer with damaged frames.
 func (w *world) damagedFrames() {
-	zeros := changeFrames(func(b []byte) []byte { clear(b); return b })
+	zeros := changeFrames(func(b []byte) { clear(b) })
 	w.layers(func(rw http.ResponseWriter, r *http.Request, next http.Handler) { zeros(rw, record(r, next), r) })
 }
 

@@ -1,9 +1,11 @@
 package endpoint_test
 
 import (
+	"bytes"
 	"crypto/ed25519"
 	"encoding/json"
 	"io"
+	"mime"
 	"net/http"
 	"net/http/httptest"
 	"path"
@@ -235,13 +237,12 @@ func TestLyingAboutLayers(t *testing.T) {
 			b[len(b)/2] ^= 4
 			pass(w, rec, b)
 		}, "DS-NET-PROTOCOL"}, // of the index already
-		{"frames changed, the index not", changeFrames(func(b []byte) []byte {
+		{"frames changed, the index not", changeFrames(func(b []byte) {
 			for i := range b {
 				b[i] ^= 0x55
 			}
-			return b
 		}), "DS-SERVER-DAMAGED"},
-		{"zeros for frames", changeFrames(func(b []byte) []byte { clear(b); return b }), "DS-SERVER-DAMAGED"},
+		{"zeros for frames", changeFrames(func(b []byte) { clear(b) }), "DS-SERVER-DAMAGED"},
 		{"more than was asked for", func(w http.ResponseWriter, rec *httptest.ResponseRecorder, _ *http.Request) {
 			pass(w, rec, append(rec.Body.Bytes(), 0))
 		}, "DS-NET-PROTOCOL"},
@@ -319,13 +320,35 @@ type withNext struct {
 
 func (w withNext) next() http.Handler { return w.handler }
 
-// changeFrames changes what is no index.
-func changeFrames(change func(b []byte) []byte) func(http.ResponseWriter, *httptest.ResponseRecorder, *http.Request) {
+// changeFrames changes what is no index, and what says which frames those are stays as it is.
+func changeFrames(change func(b []byte)) func(http.ResponseWriter, *httptest.ResponseRecorder, *http.Request) {
 	return func(w http.ResponseWriter, rec *httptest.ResponseRecorder, _ *http.Request) {
-		b := rec.Body.Bytes()
-		if !strings.HasPrefix(string(b), "DSLINDEX") {
-			b = change(b)
+		for _, b := range ranges(rec) {
+			if !strings.HasPrefix(string(b), "DSLINDEX") {
+				change(b)
+			}
 		}
-		pass(w, rec, b)
+		pass(w, rec, rec.Body.Bytes())
 	}
+}
+
+// ranges returns the parts of an answer's body that are of the file: all of it, or what is between the lines of a multipart one.
+func ranges(rec *httptest.ResponseRecorder) [][]byte {
+	b := rec.Body.Bytes()
+	kind, params, err := mime.ParseMediaType(rec.Header().Get("Content-Type"))
+	if err != nil || kind != "multipart/byteranges" {
+		return [][]byte{b}
+	}
+	var all [][]byte
+	boundary := []byte("--" + params["boundary"])
+	_, b, more := bytes.Cut(b, boundary)
+	for more {
+		_, part, found := bytes.Cut(b, []byte("\r\n\r\n")) // none behind the last boundary
+		if !found {
+			break
+		}
+		part, b, more = bytes.Cut(part, append([]byte("\r\n"), boundary...))
+		all = append(all, part)
+	}
+	return all
 }
