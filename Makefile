@@ -3,7 +3,7 @@ GO ?= go
 
 # The race detector needs a C compiler; the programs themselves are built without one. The inner loops of packing share nothing, and take
 # the detector twenty times as long; so it does not look at them.
-RACE = CGO_ENABLED=1 $(GO) test -race -gcflags=disksync/internal/lzma=-race=false
+RACE = CGO_ENABLED=1 $(GO) test -race -gcflags=disksync/internal/lzma=-race=false -gcflags=disksync/internal/recompress=-race=false
 # The demonstration moves whole disks, which takes the detector long; what it is made of is tested with it.
 RACED = $$($(GO) list ./... | grep -v '/internal/demo')
 # Test programs of the race detector pause for a second at their end unless told not to.
@@ -12,7 +12,7 @@ export GORACE = atexit_sleep_ms=0
 FUZZTIME ?= 10m
 PARSERS = \
 	vhd:FuzzOpen vhd:FuzzChain vhd:FuzzCheck vhd:FuzzRepair vhd:FuzzLog disk/nbd:FuzzServe vhd/vhdfile:FuzzInspect layer:FuzzReadIndex layer:FuzzReadPiece \
-	layer:FuzzDifference agefile:FuzzOpen internal/lzma:FuzzDecode internal/limit:FuzzParse image:FuzzVerifyManifest image:FuzzParseState \
+	layer:FuzzDifference agefile:FuzzOpen internal/lzma:FuzzDecode internal/recompress:FuzzJoin internal/recompress:FuzzScan internal/limit:FuzzParse image:FuzzVerifyManifest image:FuzzParseState \
 	cache:FuzzScan media/disc:FuzzOpen diskmap:FuzzScan diskmap:FuzzParse volume/udf:FuzzOpen volume/iso9660:FuzzOpen volume/fat:FuzzOpen volume/exfat:FuzzOpen \
 	volume/ext:FuzzOpen volume/ntfs:FuzzOpen volume/table:FuzzPartitions internal/mediachild:FuzzAnswers syncclient:FuzzParts \
 	xec:FuzzParseValue xec:FuzzParseObject

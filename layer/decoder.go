@@ -5,12 +5,14 @@ import (
 	"fmt"
 	"hash/crc32"
 	"io"
+	"slices"
 	"sync"
 
 	"github.com/klauspost/compress/zstd"
 
 	"disksync/image"
 	"disksync/internal/lzma"
+	"disksync/internal/recompress"
 )
 
 // ErrCorrupt is returned for a frame that does not give the block that the index promises. The same bytes from the same
@@ -24,14 +26,16 @@ type Decoder struct {
 	delta sync.Pool // of *deltaDecoder
 }
 
-// deltaDecoder is what one goroutine needs for a frame with references: 10 MiB at most.
+// deltaDecoder is what one goroutine needs for a frame with references: 10 MiB at most, 26 MiB where streams were taken apart.
 type deltaDecoder struct {
 	lzma lzma.Decoder
-	buf  []byte // the base, then the coded sectors
+	join recompress.Joiner
+	buf  []byte // the base, then what is packed
+	code []byte // the coded sectors, where those have to be made of that
 }
 
-// NewDecoder returns a Decoder for that many goroutines, each of which costs a few hundred KiB, and up to 10 MiB where frames have
-// references.
+// NewDecoder returns a Decoder for that many goroutines, each of which costs a few hundred KiB; where frames have references up to 10
+// MiB, and up to 26 where streams were taken apart.
 func NewDecoder(goroutines int) *Decoder {
 	z, err := zstd.NewReader(nil,
 		zstd.WithDecoderConcurrency(max(goroutines, 1)),
@@ -79,7 +83,7 @@ func (d *Decoder) unpack(dst []byte, f Frame, packed []byte, base io.ReaderAt) e
 		if &out[0] != &dst[0] {
 			copy(dst, out)
 		}
-	case Difference:
+	case Difference, Recompressed:
 		return d.difference(dst, f, packed, base)
 	default:
 		return fmt.Errorf("%w: block %d: codec %d", ErrCorrupt, f.Block, f.Codec)
@@ -90,7 +94,7 @@ func (d *Decoder) unpack(dst []byte, f Frame, packed []byte, base io.ReaderAt) e
 // Check checks a frame without the disk that its layer starts from: by the block it gives if it is Alone, else by the check sum
 // of its own bytes. dst has BlockSize bytes for the former.
 func (d *Decoder) Check(dst []byte, f Frame, packed []byte) error {
-	if f.Codec != Difference {
+	if !f.Codec.refers() {
 		return d.Block(dst, f, packed, nil)
 	}
 	_, _, err := checkPacked(f, packed)
@@ -106,7 +110,7 @@ func checkPacked(f Frame, packed []byte) (*difference, []byte, error) {
 	if got := crc32.Checksum(packed, crcTable); got != f.sum {
 		return nil, nil, fmt.Errorf("%w: block %d: the frame has check sum %08x, want %08x", ErrCorrupt, f.Block, got, f.sum)
 	}
-	head, packed, err := parseDifference(packed, f.reach())
+	head, packed, err := parseDifference(packed, f.Codec, f.reach())
 	if err != nil {
 		return nil, nil, fmt.Errorf("%w: block %d: %w", ErrCorrupt, f.Block, err)
 	}
@@ -124,11 +128,12 @@ func (d *Decoder) difference(dst []byte, f Frame, packed []byte, from io.ReaderA
 	w := d.delta.Get().(*deltaDecoder)
 	defer d.delta.Put(w)
 	base := head.base() * image.SectorSize
-	size := base + head.coded()*image.SectorSize
-	if cap(w.buf) < size {
-		w.buf = make([]byte, size)
+	coded := head.coded() * image.SectorSize
+	size := base + coded
+	if f.Codec == Recompressed {
+		size = base + head.split
 	}
-	w.buf = w.buf[:size]
+	w.buf = slices.Grow(w.buf[:0], size)[:size]
 	if err := head.readBase(from, w.buf[:base], 0); err != nil {
 		return fmt.Errorf("block %d: %w", f.Block, err)
 	}
@@ -140,7 +145,15 @@ func (d *Decoder) difference(dst []byte, f Frame, packed []byte, from io.ReaderA
 	if err != nil {
 		return fmt.Errorf("%w: block %d: %w", ErrCorrupt, f.Block, err)
 	}
-	head.build(dst, w.buf[:base], w.buf[base:])
+	code := w.buf[base:]
+	if f.Codec == Recompressed {
+		w.code = slices.Grow(w.code[:0], coded)[:coded]
+		if err := w.join.Join(w.code, code); err != nil {
+			return fmt.Errorf("%w: block %d: %w", ErrCorrupt, f.Block, err)
+		}
+		code = w.code
+	}
+	head.build(dst, w.buf[:base], code)
 	return nil
 }
 
@@ -153,7 +166,7 @@ type Reference struct {
 // References returns the blocks that a frame refers to, each once. When a good frame does not give the right block, it is one of
 // these that is wrong. A frame that is Alone has none, and neither has a damaged one.
 func References(f Frame, packed []byte) []Reference {
-	if f.Codec != Difference {
+	if !f.Codec.refers() {
 		return nil
 	}
 	head, _, err := checkPacked(f, packed)

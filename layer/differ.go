@@ -10,6 +10,7 @@ import (
 	"disksync/image"
 	"disksync/internal/hugepage"
 	"disksync/internal/lzma"
+	"disksync/internal/recompress"
 )
 
 const (
@@ -36,11 +37,13 @@ type differ struct {
 	fresh   *fresh
 	fast    bool // blocks that are new but for little are left to others
 	lzma    lzma.Encoder
+	split   recompress.Splitter
 
 	old   []byte // the From disk's content of the same block
 	probe []byte // a cluster of the From disk
 	buf   []byte
-	huge  bool // it is on huge pages, which cost memory and save time where much is packed
+	code  []byte // what is to be packed
+	huge  bool   // it is on huge pages, which cost memory and save time where much is packed
 }
 
 // differs recycles them, since each has many MiB, for those who make one small layer after the other.
@@ -76,54 +79,75 @@ type source struct {
 var errNew = errors.New("a new block")
 
 // encode appends the Difference frame of a block to out. turn calls what it is given when that was called for all blocks before.
-func (d *differ) encode(out, block []byte, number int, turn func(do func())) (frame []byte, level int, err error) {
+func (d *differ) encode(out, block []byte, number int, turn func(do func())) (frame []byte, codec Codec, level int, err error) {
 	if err := d.readOld(number); err != nil {
-		return nil, 0, err
+		return nil, 0, 0, err
 	}
 	var from [sectorsInBlock]source
 	d.findSame(block, number*sectorsInBlock, from[:])
 	votes, err := d.findElsewhere(block, number, from[:])
 	if err != nil {
-		return nil, 0, err
+		return nil, 0, 0, err
 	}
-	similar, level, err := d.findFresh(block, number, from[:], votes, turn)
+	l, similar, err := d.findFresh(block, number, from[:], votes, turn)
 	if err != nil {
-		return nil, 0, err
+		return nil, 0, 0, err
 	}
 	if d.fast && countCoded(from[:]) > newSectors {
-		return out, 0, errNew
+		return out, 0, 0, errNew
 	}
 	head, skip := assemble(from[:], similar)
-	if !head.refersTo(int(d.size / image.SectorSize)) {
+	if level = l.level; !head.refersTo(int(d.size / image.SectorSize)) {
 		level = 0
 	}
-	out = head.append(out)
-	if head.coded() == 0 {
-		return out, level, nil
+	out, codec, err = d.pack(out, head, skip, block, l.runs)
+	return out, codec, level, err
+}
+
+// pack appends the frame to out: the head, and the packed bytes of the coded pieces.
+func (d *differ) pack(out []byte, head *difference, skip int, block []byte, runs []recompress.Run) ([]byte, Codec, error) {
+	size := head.coded() * image.SectorSize
+	if size == 0 {
+		return head.append(out), Difference, nil
+	}
+	d.code = d.code[:0]
+	at := 0
+	for _, p := range head.pieces {
+		n := p.n * image.SectorSize
+		if p.kind == coded {
+			d.code = append(d.code, block[at:at+n]...)
+		}
+		at += n
 	}
 	// Of what is only copied the packed bytes need no more than the length, which no distance reaches beyond, and what stands before
 	// them.
 	unread := max(0, skip-1)
 	base := (head.base() - unread) * image.SectorSize
-	if need := base + head.coded()*image.SectorSize; cap(d.buf) < need {
-		d.buf = make([]byte, need)
-		if d.huge {
-			hugepage.ForBytes(d.buf)
-		}
-	}
+	runs, plain := codedRuns(runs, head.pieces)
+	d.grow(base + size + plain + size/8)
 	d.buf = d.buf[:base]
 	if err := head.readBase(d.from, d.buf, unread); err != nil {
 		return nil, 0, err
 	}
-	at := 0
-	for _, p := range head.pieces {
-		n := p.n * image.SectorSize
-		if p.kind == coded {
-			d.buf = append(d.buf, block[at:at+n]...)
-		}
-		at += n
+	codec := Difference
+	if split, ok := d.split.Split(d.buf, d.code, runs); ok && len(split)-base <= maxSplit {
+		codec, head.split, d.buf = Recompressed, len(split)-base, split
+	} else {
+		d.buf = append(d.buf, d.code...)
 	}
-	return d.lzma.Encode(out, d.buf, base, (skip-unread)*image.SectorSize), level, nil
+	out = head.append(out)
+	return d.lzma.Encode(out, d.buf, base, (skip-unread)*image.SectorSize), codec, nil
+}
+
+// grow makes room for size bytes in buf.
+func (d *differ) grow(size int) {
+	if cap(d.buf) >= size {
+		return
+	}
+	d.buf = make([]byte, size)
+	if d.huge {
+		hugepage.ForBytes(d.buf)
+	}
 }
 
 // readOld reads the same block of the From disk; zeros where that ends.
@@ -253,17 +277,26 @@ func (d *differ) findSimilar(block []byte, first int, from []source, everywhere 
 
 // findFresh marks the clusters that lower levels of the To disk have, and returns the ranges of both disks, in sectors and in order,
 // that look most like what is to be coded. Regions of the To disk are counted behind those of the From disk.
-func (d *differ) findFresh(block []byte, number int, from []source, votes map[int]int, turn func(do func())) ([]span, int, error) {
+func (d *differ) findFresh(block []byte, number int, from []source, votes map[int]int, turn func(do func())) (looked, []span, error) {
 	anchors, clusters := d.marks(block, number, from)
 	var l looked
-	turn(func() { l = d.fresh.turn(number, anchors, clusters) })
+	turn(func() { l = d.fresh.turn(number, block, anchors, clusters) })
+	if d.similar != nil {
+		for i := range l.runs {
+			eachAnchor(l.runs[i].Plain(), d.similar.anchorMask, func(h uint64) {
+				if n, ok := d.similar.anchors.find(h); ok {
+					votes[n/regionClusters]++
+				}
+			})
+		}
+	}
 	sectors := int(d.size / image.SectorSize)
 	first := number * clustersInBlock
 	for cluster, at := range l.moved {
 		i := cluster - first
 		same, err := d.sameAt(block[i*clusterSize:][:clusterSize], sectors+at*sectorsInCluster)
 		if err != nil {
-			return nil, 0, err
+			return l, nil, err
 		}
 		if same {
 			copyCluster(from[i*sectorsInCluster:], sectors+at*sectorsInCluster)
@@ -278,7 +311,7 @@ func (d *differ) findFresh(block []byte, number int, from []source, votes map[in
 			return r >= 0 && r < behind-2*neighbours
 		}
 		block := (r - behind) * regionClusters / clustersInBlock
-		return block < number && d.fresh.levels[block] < l.level
+		return block < number && int(d.fresh.levels[block]) < l.level
 	})
 	slices.Sort(regions)
 	var out []span
@@ -294,7 +327,7 @@ func (d *differ) findFresh(block []byte, number int, from []source, votes map[in
 			out = append(out, s)
 		}
 	}
-	return out, int(l.level), nil
+	return l, out, nil
 }
 
 // marks returns what can be found again of the clusters that are to be coded.

@@ -14,6 +14,8 @@ import (
 const (
 	// maxBase bounds what a frame refers to, in bytes: the memory of a decoder.
 	maxBase = 8 << 20
+	// maxSplit bounds what the packed bytes of a frame unpack to where streams were taken apart, in bytes.
+	maxSplit = 16 << 20
 	// maxRefs and maxPieces bound the tables of a frame.
 	maxRefs   = 4096
 	maxPieces = image.BlockSize / image.SectorSize
@@ -46,6 +48,7 @@ type piece struct {
 type difference struct {
 	refs   []span
 	pieces []piece
+	split  int // bytes that the packed ones unpack to where streams were taken apart; 0: the coded sectors, as they are
 }
 
 var errDifference = errors.New("head of a difference")
@@ -67,6 +70,9 @@ func (d *difference) append(b []byte) []byte {
 			b = binary.AppendVarint(b, int64(p.at-last))
 			last = p.at + p.n
 		}
+	}
+	if d.split > 0 {
+		b = binary.AppendUvarint(b, uint64(d.split))
 	}
 	return b
 }
@@ -99,8 +105,8 @@ func (r *numbers) from(base, limit int) int {
 	return base + int(v)
 }
 
-// parseDifference reads the head of a frame that may refer to so many sectors. It returns the packed bytes behind it.
-func parseDifference(b []byte, sectors int) (*difference, []byte, error) {
+// parseDifference reads the head of a frame of a codec that may refer to so many sectors. It returns the packed bytes behind it.
+func parseDifference(b []byte, codec Codec, sectors int) (*difference, []byte, error) {
 	r := &numbers{b: b}
 	d := &difference{}
 	if err := d.parseRefs(r, sectors); err != nil {
@@ -108,6 +114,11 @@ func parseDifference(b []byte, sectors int) (*difference, []byte, error) {
 	}
 	if err := d.parsePieces(r); err != nil {
 		return nil, nil, err
+	}
+	if codec == Recompressed {
+		if d.split = r.upTo(maxSplit); r.bad || d.split == 0 {
+			return nil, nil, fmt.Errorf("%w: unpacks to %d bytes", errDifference, d.split)
+		}
 	}
 	return d, r.b, nil
 }

@@ -325,11 +325,12 @@ func (c *counted) ReadAt(p []byte, off int64) (int, error) {
 	return c.R.ReadAt(p, off)
 }
 
-// withFrame returns the frame that an index describes, but for its length and check sum, which are those of other bytes; ok is false
-// when no frame can be so long.
-func withFrame(x *layer.Index, frame []byte) (f layer.Frame, ok bool) {
+// withFrame returns the frame that an index describes, but for its codec, and for its length and check sum, which are those of other
+// bytes; ok is false when no frame can be so long.
+func withFrame(x *layer.Index, codec layer.Codec, frame []byte) (f layer.Frame, ok bool) {
 	b := bytes.Clone(x.Bytes())
 	e := b[112:]
+	e[4] = byte(codec)
 	binary.BigEndian.PutUint32(e[8:], crc32.Checksum(frame, crc32.MakeTable(crc32.Castagnoli)))
 	binary.BigEndian.PutUint32(e[12:], uint32(len(frame)))
 	y, err := layer.ParseIndex(b, image.LayerID(sha256.Sum256(b)))
@@ -350,17 +351,23 @@ func FuzzDifference(f *testing.F) {
 		f.Add(packed[fr.Offset:][:fr.Length])
 	}
 	f.Add([]byte(strings.Repeat("\xff", 30)))
+	log := append(a[:1<<20:1<<20], gzipped(f, a[:500_000], 6)...)
+	_, streams := difference(f, a, append(log, make([]byte, image.BlockSize)...)[:image.BlockSize])
+	s := open(f, streams).Index.Frame(0)
+	f.Add(streams[s.Offset:][:s.Length])
 	dec := layer.NewDecoder(1)
 	dst := make([]byte, image.BlockSize)
 	_, packed := difference(f, a, code(image.BlockSize, 2))
 	x := open(f, packed).Index
 	f.Fuzz(func(t *testing.T, frame []byte) {
-		fr, ok := withFrame(x, frame)
-		if !ok {
-			return
-		}
-		if err := dec.Block(dst, fr, frame, memDisk(a)); err == nil && image.SumBlock(dst) != fr.Digest {
-			t.Fatal("a wrong block was taken for the right one")
+		for _, codec := range []layer.Codec{layer.Difference, layer.Recompressed} {
+			fr, ok := withFrame(x, codec, frame)
+			if !ok {
+				return
+			}
+			if err := dec.Block(dst, fr, frame, memDisk(a)); err == nil && image.SumBlock(dst) != fr.Digest {
+				t.Fatal("a wrong block was taken for the right one")
+			}
 		}
 	})
 }

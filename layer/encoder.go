@@ -40,7 +40,7 @@ type EncodeOptions struct {
 	// different and not whole blocks; nil: whole blocks.
 	FromDisk io.ReaderAt
 	// Workers is the number of goroutines that read, hash and compress; 0: one for each processor. Each holds up to about 24
-	// MiB; with FromDisk 52 MiB, and all together tables of up to 100 MiB. Where little is new and Near is set it is a fraction of that.
+	// MiB; with FromDisk 52 MiB, or 90 where there are many deflate streams, and all together tables of up to 100 MiB. Where little is new and Near is set it is a fraction of that.
 	Workers int
 	// Changed says of a block whether it may differ from the state that the layer starts from. Others are not read and keep their
 	// digest, and whoever gives it answers for that; nil: every block may differ. The last block of a smaller disk that a new size
@@ -299,8 +299,7 @@ func (e *encoder) encode(j *job, p *packer) error {
 	}
 	err := errNew
 	if p.differ != nil {
-		j.codec = Difference
-		p.out, j.level, err = p.differ.encode(p.out[:0], p.block, j.block, j.turn)
+		p.out, j.codec, j.level, err = p.differ.encode(p.out[:0], p.block, j.block, j.turn)
 	}
 	switch {
 	case errors.Is(err, errNew):
@@ -338,7 +337,7 @@ func (e *encoder) emit(j *job) error {
 	b := make([]byte, frameEntrySize)
 	binary.BigEndian.PutUint32(b, uint32(j.block))
 	b[4], b[5] = byte(j.codec), byte(j.level)
-	if j.codec == Difference {
+	if j.codec.refers() {
 		binary.BigEndian.PutUint32(b[8:], crc32.Checksum(j.frame, crcTable))
 	}
 	binary.BigEndian.PutUint32(b[12:], uint32(len(j.frame)))

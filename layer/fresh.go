@@ -4,6 +4,7 @@ import (
 	"math/bits"
 
 	"disksync/image"
+	"disksync/internal/recompress"
 )
 
 // fresh finds content that is new in the blocks that were looked at before, so that what is new in two places is packed once. Blocks are
@@ -13,6 +14,7 @@ import (
 type fresh struct {
 	anchors, clusters table
 	levels            []uint8 // of the blocks that have a frame; notThere for others
+	streams           streams
 }
 
 // notThere is the level of a block that may not be referred to: it has no frame, or was not looked at yet.
@@ -104,32 +106,45 @@ func (f *fresh) find(anchors, clusters []mark) (found []shared) {
 
 // looked is what the differ knows of a block when its turn is over.
 type looked struct {
-	level  uint8
-	shared []shared    // what blocks of lower levels have
-	moved  map[int]int // by cluster of the block: where blocks of lower levels have the same
+	level  int
+	runs   []recompress.Run // deflate streams in it
+	shared []shared         // what blocks of lower levels have
+	moved  map[int]int      // by cluster of the block: where blocks of lower levels have the same
 }
 
 // turn looks a block up, gives it a level, and enters what is new in it.
-func (f *fresh) turn(block int, anchors, clusters []mark) looked {
+func (f *fresh) turn(block int, b []byte, anchors, clusters []mark) looked {
 	found := f.find(anchors, clusters)
-	l := looked{level: f.look(found)}
-	if l.level > 0 {
+	l := looked{}
+	if len(clusters) > 0 {
+		l.runs = f.streams.scan(b, block)
+	}
+	for i := range l.runs {
+		eachAnchor(l.runs[i].Plain(), freshMask, func(h uint64) {
+			if c, ok := f.anchors.find(h); ok {
+				found = append(found, shared{c, 1})
+			}
+		})
+	}
+	level := f.look(found)
+	l.level = int(level)
+	if level > 0 {
 		for _, s := range found {
-			if f.levelOf(s.cluster) < l.level {
+			if f.levelOf(s.cluster) < level {
 				l.shared = append(l.shared, s)
 			}
 		}
 		l.moved = map[int]int{}
 		for _, m := range clusters {
-			if c, ok := f.clusters.find(m.hash); ok && f.levelOf(c) < l.level {
+			if c, ok := f.clusters.find(m.hash); ok && f.levelOf(c) < level {
 				l.moved[m.cluster] = c
 			}
 		}
 	}
-	f.levels[block] = l.level
-	if l.level < MaxLevel {
-		f.keep(&f.anchors, anchors, l.level)
-		f.keep(&f.clusters, clusters, l.level)
+	f.levels[block] = level
+	if level < MaxLevel {
+		f.keep(&f.anchors, anchors, level)
+		f.keep(&f.clusters, clusters, level)
 	}
 	return l
 }

@@ -43,11 +43,15 @@ type Codec uint8
 
 // The codecs.
 const (
-	Zero       Codec = iota // nothing: the block becomes zero
-	Stored                  // the block as it is
-	Zstd                    // one zstd frame
-	Difference              // pieces of the From disk, and LZMA with such pieces as its dictionary
+	Zero         Codec = iota // nothing: the block becomes zero
+	Stored                    // the block as it is
+	Zstd                      // one zstd frame
+	Difference                // pieces of the From disk, and LZMA with such pieces as its dictionary
+	Recompressed              // a Difference whose packed bytes are deflate streams taken apart
 )
+
+// refers reports whether a frame of the codec may refer to other blocks.
+func (c Codec) refers() bool { return c == Difference || c == Recompressed }
 
 // Frame describes the frame of one block.
 type Frame struct {
@@ -61,7 +65,7 @@ type Frame struct {
 	Level int
 
 	fromSize, size int64  // of the layer's disks
-	sum            uint32 // of the frame's bytes; of a Difference
+	sum            uint32 // of the frame's bytes; of one that may refer to others
 }
 
 // Alone reports whether the frame's bytes give the block without anything else, rather than with ranges of the From disk.
@@ -142,10 +146,10 @@ func (x *Index) checkFrames() error {
 			return fmt.Errorf("frame %d: block %d after %d", i, f.Block, last)
 		}
 		last = f.Block
-		if f.Level > MaxLevel || f.Level > 0 && f.Codec != Difference {
+		if f.Level > MaxLevel || f.Level > 0 && !f.Codec.refers() {
 			return fmt.Errorf("frame %d: codec %d on level %d", i, f.Codec, f.Level)
 		}
-		if e[6] != 0 || e[7] != 0 || f.sum != 0 && f.Codec != Difference || f.Offset != offset {
+		if e[6] != 0 || e[7] != 0 || f.sum != 0 && !f.Codec.refers() || f.Offset != offset {
 			return fmt.Errorf("frame %d: entry does not continue the one before", i)
 		}
 		if err := x.checkFrame(f); err != nil {
@@ -165,7 +169,7 @@ func (x *Index) checkFrame(f Frame) error {
 		ok = f.Length == image.BlockSize && !f.Digest.IsZero()
 	case Zstd:
 		ok = f.Length > 0 && f.Length < image.BlockSize && !f.Digest.IsZero()
-	case Difference:
+	case Difference, Recompressed:
 		ok = f.Length > 0 && f.Length < image.BlockSize && !f.Digest.IsZero() && !x.from.IsZero()
 	default:
 		return fmt.Errorf("%w: codec %d", ErrNewer, f.Codec)
@@ -225,7 +229,7 @@ func (x *Index) Find(block int) (f Frame, ok bool) {
 // Refers reports whether some frame needs the disk that the layer starts from.
 func (x *Index) Refers() bool {
 	for i := range x.frames {
-		if Codec(x.entry(i)[4]) == Difference {
+		if Codec(x.entry(i)[4]).refers() {
 			return true
 		}
 	}

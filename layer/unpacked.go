@@ -174,7 +174,7 @@ const manyReferences = 4
 // prepare unpacks the blocks that a frame refers to. They would be when they are read, but then the buffers of every layer of a
 // long path could be in use at once.
 func (r *Reader) prepare(i int, f Frame, keep bool) error {
-	if f.Codec != Difference {
+	if !f.Codec.refers() {
 		return nil
 	}
 	packed := make([]byte, f.Length)

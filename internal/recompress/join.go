@@ -1,0 +1,156 @@
+package recompress
+
+// Joiner makes bytes again that Split took apart. The zero value is ready; it is not safe for concurrent use. It has a good 300 KiB, and
+// 128 for the longest block.
+type Joiner struct {
+	predictor
+	huffman
+	inflate   decodeTable
+	tokens    []token
+	litCodes  [literals + 2]coded
+	distCodes [distances + 2]coded
+}
+
+// Join sets dst to what Split was given to make split. It returns ErrCorrupt when split does not make exactly so many bytes.
+func (j *Joiner) Join(dst, split []byte) error {
+	f := &fields{b: split}
+	var recipes []recipe
+	for range f.number(len(split)) {
+		r := f.recipe()
+		if f.bad {
+			return ErrCorrupt
+		}
+		recipes = append(recipes, r)
+	}
+	w := bitWriter{b: dst[:0:len(dst)]}
+	j.steps = 0
+	for i := range recipes {
+		r := &recipes[i]
+		w.bytes(f.bytes(min(r.raw, len(f.b)+1)))
+		buf := f.bytes(min(r.window+r.plain, len(f.b)+1))
+		if f.bad || w.full || !j.run(&w, r, buf) {
+			return ErrCorrupt
+		}
+	}
+	w.bytes(f.b)
+	if f.bad || w.full || len(w.b) != len(dst) {
+		return ErrCorrupt
+	}
+	return nil
+}
+
+// run writes the bytes of a run.
+func (j *Joiner) run(w *bitWriter, r *recipe, buf []byte) bool {
+	w.put(uint64(r.lead), r.leadBits)
+	j.start(buf, r.window, levels[r.level])
+	pos, wrong := r.window, r.corrections
+	for i := range r.blocks {
+		m := &r.blocks[i]
+		final := uint64(0)
+		if m.final {
+			final = 1
+		}
+		w.put(final|uint64(m.kind)<<1, 3)
+		ok := false
+		switch m.kind {
+		case stored:
+			ok = j.stored(w, m.tokens, buf[pos:])
+			pos += m.tokens
+		case fixed, dynamic:
+			pos, wrong, ok = j.coded(w, m, buf, pos, wrong)
+		}
+		if !ok || w.full {
+			return false
+		}
+	}
+	if n := w.n; n > 0 {
+		w.put(uint64(r.tail)&(1<<(8-n)-1), 8-n)
+	}
+	return pos == len(buf) && len(wrong) == 0 && !w.full
+}
+
+func (j *Joiner) stored(w *bitWriter, n int, rest []byte) bool {
+	if n > len(rest) || n > 0xffff {
+		return false
+	}
+	w.put(0, -w.n&7)
+	w.put(uint64(n), 16)
+	w.put(uint64(n^0xffff), 16)
+	w.bytes(rest[:n])
+	j.skip()
+	return true
+}
+
+// coded writes a block of tokens that begins at pos, and returns where it ends.
+func (j *Joiner) coded(w *bitWriter, m *made, buf []byte, pos int, wrong []correction) (int, []correction, bool) {
+	j.tokens = j.tokens[:0]
+	for range m.tokens {
+		if pos >= len(buf) || j.steps > maxSteps {
+			return pos, wrong, false
+		}
+		t := j.next(pos)
+		said := t
+		if len(wrong) > 0 {
+			if wrong[0].gap == 0 {
+				t, wrong = wrong[0].is, wrong[1:]
+			} else {
+				wrong[0].gap--
+			}
+		}
+		if t.covers() > len(buf)-pos || t.isLiteral() && t != token(buf[pos]) || t.distance() > pos && !t.isLiteral() {
+			return pos, wrong, false
+		}
+		j.took(pos, t, said)
+		j.tokens = append(j.tokens, t)
+		pos += t.covers()
+	}
+	var c codes
+	switch {
+	case m.kind == fixed:
+		c = fixedCodes
+	case m.codes == nil:
+		j.codes(w, &c, j.tokens)
+	default:
+		r := bitReader{b: m.codes}
+		if readCodes(&r, &c, &j.inflate) != nil || r.at != m.codeBits {
+			return pos, wrong, false
+		}
+		r.at = 0
+		for left := m.codeBits; left > 0; left -= 16 {
+			k := min(left, 16)
+			w.put(uint64(r.take(k)), k)
+		}
+	}
+	assign(j.litCodes[:], c.lit[:])
+	assign(j.distCodes[:], c.dist[:])
+	return pos, wrong, j.write(w)
+}
+
+// write writes the tokens with their codes.
+func (j *Joiner) write(w *bitWriter) bool {
+	put := func(c coded) bool {
+		w.put(uint64(c.bits), int(c.n))
+		return c.n > 0
+	}
+	for _, t := range j.tokens {
+		if t.isLiteral() {
+			if !put(j.litCodes[t]) {
+				return false
+			}
+			continue
+		}
+		sym := lengthSym[t.length()]
+		l := lengthOf[sym-257]
+		if !put(j.litCodes[sym]) {
+			return false
+		}
+		w.put(uint64(t.length()-int(l.base)), int(l.extra))
+		at := symbolOfDistance(t.distance())
+		d := distanceOf[at]
+		if !put(j.distCodes[at]) {
+			return false
+		}
+		w.put(uint64(t.distance()-int(d.base)), int(d.extra))
+	}
+	return put(j.litCodes[endOfBlock])
+}

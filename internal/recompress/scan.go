@@ -1,0 +1,183 @@
+package recompress
+
+import (
+	"encoding/binary"
+	"errors"
+)
+
+const (
+	// MaxPlain bounds what Scan unpacks of the bytes that it is given.
+	MaxPlain = 12 << 20
+	// leastPlain is what a run has to unpack to: less does not pay.
+	leastPlain = 512
+	// maxOpen bounds what is kept of a block that is not at its end yet. Those of zlib and gzip are shorter.
+	maxOpen = 256 << 10
+	// maxInVain bounds what is read of streams that turn out to be none, in times of the bytes that are scanned.
+	maxInVain = 4
+)
+
+// Scanner finds deflate streams: members of gzip files (RFC 1952), of zip archives, and those of zlib (RFC 1950). The zero value is ready; it
+// is not safe for concurrent use. It has 128 KiB, and up to 300 more where a stream is open.
+type Scanner struct {
+	inflater
+	tail   []byte // of the bytes before: the block of a stream that they ended in
+	at     int    // where in tail that begins, bits
+	window []byte // what was unpacked before it
+	open   bool
+	inVain int // bits
+}
+
+// Scan returns the runs in b, in order. follows says that b is what comes behind the bytes of the call before, so that a stream which those
+// ended in goes on.
+func (s *Scanner) Scan(b []byte, follows bool) []Run {
+	var out []Run
+	room, at := MaxPlain, 0
+	s.inVain = maxInVain * 8 * len(b)
+	take := func(r Run, end int) {
+		if len(r.Plain()) >= leastPlain {
+			out = append(out, r)
+			room -= len(r.Plain())
+			at = max(at, (end+7)/8)
+		}
+	}
+	if follows && s.open {
+		// The block that the bytes before ended in belongs to both.
+		before := len(s.tail) * 8
+		r, end := s.stream(append(s.tail, b...), s.at, s.window, before, room)
+		r.Start -= before
+		r.End -= before
+		take(r, end-before)
+	} else {
+		s.open = false
+	}
+	for !s.open && room > 0 {
+		from, ok := findStream(b, &at)
+		if !ok {
+			break
+		}
+		if s.inVain <= 0 {
+			break
+		}
+		r, end := s.stream(b, from*8, nil, 0, room)
+		take(r, end)
+		if at < from {
+			at = from
+		}
+		s.inVain -= 64
+	}
+	return out
+}
+
+// stream takes a stream apart whose next block begins at the bit at; window is what was unpacked before. The run has the blocks that begin
+// at the bit first or later. Where b ends within the stream, s is open.
+func (s *Scanner) stream(b []byte, at int, window []byte, first, room int) (Run, int) {
+	r := bitReader{b: b, at: at}
+	run := Run{Start: at, End: at, bits: b}
+	run.buf = append(run.buf, window...)
+	run.window = len(window)
+	s.open = false
+	for {
+		before, tokens := len(run.buf), len(run.tokens)
+		from := r.at
+		bl, buf, all, err := s.block(&r, run.buf, room, run.tokens)
+		run.buf, run.tokens = buf, all
+		if err != nil {
+			run.buf, run.tokens = buf[:before], all[:tokens]
+			if errors.Is(err, errEnd) && len(b)-from/8 <= maxOpen {
+				s.leave(b, from, run.buf)
+			} else if len(run.blocks) == 0 {
+				s.inVain -= r.at - from
+			}
+			return run, from
+		}
+		if from < first { // it begins in the bytes before: what it unpacks to is the window of those behind
+			run.buf = tail(run.buf)
+			run.window = len(run.buf)
+			run.Start, run.tokens = r.at, run.tokens[:0]
+		} else {
+			run.blocks = append(run.blocks, bl)
+			room -= len(run.buf) - before
+		}
+		run.End = r.at
+		if bl.final {
+			return run, r.at
+		}
+	}
+}
+
+// tail returns what the bytes behind plain may refer to.
+func tail(plain []byte) []byte {
+	return plain[max(0, len(plain)-windowSize):]
+}
+
+// leave keeps what it takes to go on with the block at the bit from when more bytes are there.
+func (s *Scanner) leave(b []byte, from int, plain []byte) {
+	s.open = true
+	s.window = append([]byte(nil), tail(plain)...)
+	s.tail = append([]byte(nil), b[from/8:]...)
+	s.at = from & 7
+}
+
+// findStream returns where the next deflate stream with a header of a known kind begins, from at on, which it moves behind what it has
+// looked at.
+func findStream(b []byte, at *int) (from int, ok bool) {
+	for i := *at; i+18 < len(b); i++ {
+		n := 0
+		switch b[i] {
+		case 0x1f:
+			n = gzipHeader(b[i:])
+		case 'P':
+			n = zipHeader(b[i:])
+		case 0x78:
+			// Of zlib's header the second byte says the level, and makes the whole divisible.
+			if h := binary.BigEndian.Uint16(b[i:]); h%31 == 0 && h&0x20 == 0 {
+				n = 2
+			}
+		}
+		if n > 0 && i+n < len(b) {
+			*at = i + 1
+			return i + n, true
+		}
+	}
+	return 0, false
+}
+
+// gzipHeader returns the length of the header of a gzip member, 0 where there is none.
+func gzipHeader(b []byte) int {
+	const (
+		checked  = 1 << 1
+		extra    = 1 << 2
+		name     = 1 << 3
+		comment  = 1 << 4
+		reserved = 0xe0
+	)
+	if b[1] != 0x8b || b[2] != 8 || b[3]&reserved != 0 {
+		return 0
+	}
+	flags, n := b[3], 10
+	if flags&extra != 0 {
+		n += 2 + int(binary.LittleEndian.Uint16(b[10:]))
+	}
+	for _, f := range []byte{name, comment} {
+		if flags&f == 0 {
+			continue
+		}
+		for n < len(b) && b[n] != 0 {
+			n++
+		}
+		n++
+	}
+	if flags&checked != 0 {
+		n += 2
+	}
+	return n
+}
+
+// zipHeader returns the length of the header of a deflated member of a zip archive, 0 where there is none.
+func zipHeader(b []byte) int {
+	const size, encrypted, deflated = 30, 1, 8
+	if len(b) < size || string(b[:4]) != "PK\x03\x04" || b[6]&encrypted != 0 || binary.LittleEndian.Uint16(b[8:]) != deflated {
+		return 0
+	}
+	return size + int(binary.LittleEndian.Uint16(b[26:])) + int(binary.LittleEndian.Uint16(b[28:]))
+}
