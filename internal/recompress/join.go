@@ -7,6 +7,7 @@ type Joiner struct {
 	huffman
 	inflate   decodeTable
 	tokens    []token
+	gap       int // tokens since the last correction
 	litCodes  [literals + 2]coded
 	distCodes [distances + 2]coded
 }
@@ -44,6 +45,7 @@ func (j *Joiner) run(w *bitWriter, r *recipe, buf []byte) bool {
 	w.put(uint64(r.lead), r.leadBits)
 	j.start(buf, r.window, levels[r.level])
 	pos, wrong := r.window, r.corrections
+	j.gap = 0
 	for i := range r.blocks {
 		m := &r.blocks[i]
 		final := uint64(0)
@@ -90,12 +92,10 @@ func (j *Joiner) coded(w *bitWriter, m *made, buf []byte, pos int, wrong []corre
 		}
 		t := j.next(pos)
 		said := t
-		if len(wrong) > 0 {
-			if wrong[0].gap == 0 {
-				t, wrong = wrong[0].is, wrong[1:]
-			} else {
-				wrong[0].gap--
-			}
+		if len(wrong) > 0 && wrong[0].gap == j.gap {
+			t, wrong, j.gap = wrong[0].is, wrong[1:], 0
+		} else {
+			j.gap++
 		}
 		if t.covers() > len(buf)-pos || t.isLiteral() && t != token(buf[pos]) || t.distance() > pos && !t.isLiteral() {
 			return pos, wrong, false

@@ -171,6 +171,7 @@ func TestOtherEncoders(t *testing.T) {
 		{"noise within", gnuzip(t, bytes.Join([][]byte{content, noise, content}, nil), 6), true},
 		{"Go", goZip(t, content), false},
 		{"7-Zip", sevenZip(t, content), false},
+		{"several", bytes.Join([][]byte{goZip(t, content), gnuzip(t, content, 6), sevenZip(t, content)}, nil), true},
 	} {
 		split, plain := k.split(t, c.packed, false)
 		if plain == 0 {

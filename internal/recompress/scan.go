@@ -12,8 +12,10 @@ const (
 	leastPlain = 512
 	// maxOpen bounds what is kept of a block that is not at its end yet. Those of zlib and gzip are shorter.
 	maxOpen = 256 << 10
-	// maxInVain bounds what is read of streams that turn out to be none, in times of the bytes that are scanned.
+	// maxInVain bounds what is read of streams that turn out to be none, in times of the bytes that are scanned; to try one counts as
+	// much as the bits in attempt, for its tables.
 	maxInVain = 4
+	attempt   = 2048
 )
 
 // Scanner finds deflate streams: members of gzip files (RFC 1952), of zip archives, and those of zlib (RFC 1950). The zero value is ready; it
@@ -52,10 +54,7 @@ func (s *Scanner) Scan(b []byte, follows bool) []Run {
 	}
 	for !s.open && room > 0 {
 		from, ok := findStream(b, &at)
-		if !ok {
-			break
-		}
-		if s.inVain <= 0 {
+		if !ok || s.inVain <= 0 {
 			break
 		}
 		r, end := s.stream(b, from*8, nil, 0, room)
@@ -63,7 +62,7 @@ func (s *Scanner) Scan(b []byte, follows bool) []Run {
 		if at < from {
 			at = from
 		}
-		s.inVain -= 64
+		s.inVain -= attempt
 	}
 	return out
 }

@@ -23,8 +23,8 @@ type Splitter struct {
 }
 
 // Split appends to out the recipe of b and what the runs unpack to, out of which Join makes b again. The runs' places count from the
-// beginning of b; they are in order. Runs that zlib would make otherwise stay as they are. ok is false when that is all of them; then
-// nothing is appended.
+// beginning of b; they are in order. Each is made again, to be sure; runs of which that does not work, or takes too much, stay as they
+// are. ok is false when that is all of them; then nothing is appended.
 func (s *Splitter) Split(out, b []byte, runs []Run) (split []byte, ok bool) {
 	var recipes []recipe
 	var kept []Run
@@ -46,13 +46,15 @@ func (s *Splitter) Split(out, b []byte, runs []Run) (split []byte, ok bool) {
 		if r.End&7 != 0 {
 			rec.tail = b[r.End/8] >> (r.End & 7)
 		}
+		if !s.makes(&rec, r, b[r.Start/8:(r.End+7)/8]) {
+			continue
+		}
 		end = r.End
 		recipes, kept = append(recipes, rec), append(kept, *r)
 	}
 	if len(kept) == 0 {
 		return out, false
 	}
-	at := len(out)
 	split = binary.AppendUvarint(out, uint64(len(recipes)))
 	for i := range recipes {
 		split = recipes[i].append(split)
@@ -63,15 +65,15 @@ func (s *Splitter) Split(out, b []byte, runs []Run) (split []byte, ok bool) {
 		split = append(split, r.buf...)
 		end = r.End
 	}
-	split = append(split, b[(end+7)/8:]...)
-	// What would not come out as it was must never be taken apart.
-	if cap(s.check) < len(b) {
-		s.check = make([]byte, len(b))
-	}
-	if s.joiner.Join(s.check[:len(b)], split[at:]) != nil || !bytes.Equal(s.check[:len(b)], b) {
-		return split[:at], false
-	}
-	return split, true
+	return append(split, b[(end+7)/8:]...), true
+}
+
+// makes reports whether a recipe makes the bytes of its run.
+func (s *Splitter) makes(rec *recipe, r *Run, b []byte) bool {
+	s.check = slices.Grow(s.check[:0], len(b))
+	w := bitWriter{b: s.check[:0:len(b)]}
+	s.joiner.steps = 0
+	return s.joiner.run(&w, rec, r.buf) && bytes.Equal(w.b, b)
 }
 
 // recipe returns how to make a run again; ok is false when that takes too much.
