@@ -50,9 +50,14 @@ mkdir -p /etc/acpi/PWRF
 printf '#!/bin/sh\nexec /bin/off "power button"\n' >/etc/acpi/PWRF/00000080
 chmod +x /bin/off /etc/acpi/PWRF/00000080
 acpid -l /dev/null
-# no_button and no_agent make the guest one that does not listen to its power button, and one that has no agent.
-no_button() { killall acpid; }
-no_agent() { killall qemu-ga; }
+# no_button and no_agent make the guest one that does not listen to its power button, and one that has no agent. Either may still be about
+# to start when the console is ready.
+end() {
+	until killall $1 2>/dev/null; do usleep 20000; done
+	while killall -0 $1 2>/dev/null; do usleep 20000; done
+}
+no_button() { end acpid; }
+no_agent() { end qemu-ga; }
 
 echo "disksync guest ready"
 while read -r line; do
