@@ -51,8 +51,8 @@ var differs = sync.Pool{New: func() any {
 	return &differ{old: make([]byte, image.BlockSize), probe: make([]byte, clusterSize)}
 }}
 
-// newDiffer returns a differ between two disks; index gives what is similar in the From disk, which takes reading all of it; nil: nobody looks there. It is to
-// be freed. much says that it will pack much.
+// newDiffer returns a differ between two disks; index gives what is similar in the From disk, which takes reading all of it; nil: nobody
+// looks there. It is to be freed. much says that it will pack much.
 func newDiffer(from io.ReaderAt, size int64, to io.ReaderAt, index func() (*similar, error), fresh *fresh, much bool) *differ {
 	d := differs.Get().(*differ)
 	if much && !d.huge {
@@ -79,7 +79,7 @@ type source struct {
 var errNew = errors.New("a new block")
 
 // encode appends the Difference frame of a block to out. turn calls what it is given when that was called for all blocks before.
-func (d *differ) encode(out, block []byte, number int, turn func(do func())) (frame []byte, codec Codec, level int, err error) {
+func (d *differ) encode(out, block []byte, number int, turn func(do func())) (frame []byte, codec Codec, level uint8, err error) {
 	if err := d.readOld(number); err != nil {
 		return nil, 0, 0, err
 	}
@@ -311,7 +311,7 @@ func (d *differ) findFresh(block []byte, number int, from []source, votes map[in
 			return r >= 0 && r < behind-2*neighbours
 		}
 		block := (r - behind) * regionClusters / clustersInBlock
-		return block < number && int(d.fresh.levels[block]) < l.level
+		return block < number && d.fresh.levels[block] < l.level
 	})
 	slices.Sort(regions)
 	var out []span

@@ -8,6 +8,7 @@ import (
 	"slices"
 
 	"disksync/image"
+	"disksync/internal/numbers"
 )
 
 // Limits of a difference frame: docs/format-layer.md, section 3.
@@ -77,37 +78,9 @@ func (d *difference) append(b []byte) []byte {
 	return b
 }
 
-// numbers reads variable-length numbers; the first thing that is wrong stays.
-type numbers struct {
-	b   []byte
-	bad bool
-}
-
-// upTo reads a number that is at most limit.
-func (r *numbers) upTo(limit int) int {
-	v, n := binary.Uvarint(r.b)
-	if n <= 0 || v > uint64(limit) {
-		r.bad = true
-		return 0
-	}
-	r.b = r.b[n:]
-	return int(v)
-}
-
-// from reads a number that leads from base to somewhere in 0 … limit.
-func (r *numbers) from(base, limit int) int {
-	v, n := binary.Varint(r.b)
-	if n <= 0 || v < -int64(base) || v > int64(limit-base) {
-		r.bad = true
-		return 0
-	}
-	r.b = r.b[n:]
-	return base + int(v)
-}
-
 // parseDifference reads the head of a frame of a codec that may refer to so many sectors. It returns the packed bytes behind it.
 func parseDifference(b []byte, codec Codec, sectors int) (*difference, []byte, error) {
-	r := &numbers{b: b}
+	r := &numbers.Reader{B: b}
 	d := &difference{}
 	if err := d.parseRefs(r, sectors); err != nil {
 		return nil, nil, err
@@ -116,20 +89,20 @@ func parseDifference(b []byte, codec Codec, sectors int) (*difference, []byte, e
 		return nil, nil, err
 	}
 	if codec == Recompressed {
-		if d.split = r.upTo(maxSplit); r.bad || d.split == 0 {
+		if d.split = r.UpTo(maxSplit); r.Bad || d.split == 0 {
 			return nil, nil, fmt.Errorf("%w: unpacks to %d bytes", errDifference, d.split)
 		}
 	}
-	return d, r.b, nil
+	return d, r.B, nil
 }
 
-func (d *difference) parseRefs(r *numbers, limit int) error {
-	count := r.upTo(maxRefs)
+func (d *difference) parseRefs(r *numbers.Reader, limit int) error {
+	count := r.UpTo(maxRefs)
 	total, last := 0, 0
 	for i := range count {
-		at := r.from(last, limit)
-		n := r.upTo(limit - at)
-		if total += n; r.bad || n == 0 || total > maxBase/image.SectorSize {
+		at := r.From(last, limit)
+		n := r.UpTo(limit - at)
+		if total += n; r.Bad || n == 0 || total > maxBase/image.SectorSize {
 			return fmt.Errorf("%w: reference %d", errDifference, i)
 		}
 		d.refs = append(d.refs, span{at, n})
@@ -138,23 +111,23 @@ func (d *difference) parseRefs(r *numbers, limit int) error {
 	return nil
 }
 
-func (d *difference) parsePieces(r *numbers) error {
+func (d *difference) parsePieces(r *numbers.Reader) error {
 	const whole = image.BlockSize / image.SectorSize
-	count := r.upTo(maxPieces)
+	count := r.UpTo(maxPieces)
 	total, last, base := 0, 0, d.base()
 	for i := range count {
-		v := r.upTo(whole*int(pieceKinds) + int(pieceKinds) - 1)
+		v := r.UpTo(whole*int(pieceKinds) + int(pieceKinds) - 1)
 		p := piece{kind: pieceKind(v % int(pieceKinds)), n: v / int(pieceKinds)}
 		if p.kind == copied {
-			p.at = r.from(last, base)
+			p.at = r.From(last, base)
 			last = p.at + p.n
 		}
-		if total += p.n; r.bad || p.n == 0 || total > whole || last > base {
+		if total += p.n; r.Bad || p.n == 0 || total > whole || last > base {
 			return fmt.Errorf("%w: piece %d", errDifference, i)
 		}
 		d.pieces = append(d.pieces, p)
 	}
-	if r.bad || total != whole {
+	if r.Bad || total != whole {
 		return fmt.Errorf("%w: the pieces make %d sectors", errDifference, total)
 	}
 	return nil

@@ -17,6 +17,7 @@ import (
 	"pgregory.net/rapid"
 
 	"disksync/image"
+	"disksync/internal/testkit"
 	"disksync/layer"
 )
 
@@ -351,7 +352,7 @@ func FuzzDifference(f *testing.F) {
 		f.Add(packed[fr.Offset:][:fr.Length])
 	}
 	f.Add([]byte(strings.Repeat("\xff", 30)))
-	log := append(a[:1<<20:1<<20], gzipped(f, a[:500_000], 6)...)
+	log := append(a[:1<<20:1<<20], testkit.Gzip(f, a[:500_000], 6)...)
 	_, streams := difference(f, a, append(log, make([]byte, image.BlockSize)...)[:image.BlockSize])
 	s := open(f, streams).Index.Frame(0)
 	f.Add(streams[s.Offset:][:s.Length])

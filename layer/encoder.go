@@ -40,7 +40,8 @@ type EncodeOptions struct {
 	// different and not whole blocks; nil: whole blocks.
 	FromDisk io.ReaderAt
 	// Workers is the number of goroutines that read, hash and compress; 0: one for each processor. Each holds up to about 24
-	// MiB; with FromDisk 52 MiB, or 90 where there are many deflate streams, and all together tables of up to 100 MiB. Where little is new and Near is set it is a fraction of that.
+	// MiB; with FromDisk 52 MiB, or 90 where there are many deflate streams, and all together tables of up to 100 MiB. Where little is
+	// new and Near is set it is a fraction of that.
 	Workers int
 	// Changed says of a block whether it may differ from the state that the layer starts from. Others are not read and keep their
 	// digest, and whoever gives it answers for that; nil: every block may differ. The last block of a smaller disk that a new size
@@ -65,8 +66,8 @@ type Result struct {
 }
 
 // Encode writes the layer that leads from the state from (the zero State for a full image) to the content of disk. Every
-// block is read once, but for those that o.Changed says no of; equal input gives equal output. It returns ErrSame, having written a header, when there is no
-// difference.
+// block is read once, but for those that o.Changed says no of; equal input gives equal output. It returns ErrSame, having written a
+// header, when there is no difference.
 func Encode(ctx context.Context, w io.Writer, from image.State, disk Disk, o EncodeOptions) (Result, error) {
 	if !image.ValidSize(disk.Size()) {
 		return Result{}, fmt.Errorf("a disk of %d bytes; want a multiple of %d, at most %d",
@@ -123,7 +124,7 @@ type job struct {
 
 	digest image.Digest
 	codec  Codec
-	level  int
+	level  uint8
 	frame  []byte
 	same   bool
 	err    error
@@ -336,7 +337,7 @@ func (e *encoder) emit(j *job) error {
 	}
 	b := make([]byte, frameEntrySize)
 	binary.BigEndian.PutUint32(b, uint32(j.block))
-	b[4], b[5] = byte(j.codec), byte(j.level)
+	b[4], b[5] = byte(j.codec), j.level
 	if j.codec.refers() {
 		binary.BigEndian.PutUint32(b[8:], crc32.Checksum(j.frame, crcTable))
 	}

@@ -106,7 +106,7 @@ func (f *fresh) find(anchors, clusters []mark) (found []shared) {
 
 // looked is what the differ knows of a block when its turn is over.
 type looked struct {
-	level  int
+	level  uint8
 	runs   []recompress.Run // deflate streams in it
 	shared []shared         // what blocks of lower levels have
 	moved  map[int]int      // by cluster of the block: where blocks of lower levels have the same
@@ -127,7 +127,7 @@ func (f *fresh) turn(block int, b []byte, anchors, clusters []mark) looked {
 		})
 	}
 	level := f.look(found)
-	l.level = int(level)
+	l.level = level
 	if level > 0 {
 		for _, s := range found {
 			if f.levelOf(s.cluster) < level {

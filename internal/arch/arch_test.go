@@ -38,7 +38,7 @@ var rules = map[string]rule{
 	"disk/nbd":      {"", ""},
 	"disk/fusefile": {"disk/nbd", "github.com/hanwen/go-fuse golang.org/x/sys"},
 	"volume":        {"", ""},
-	"layer":         {"image internal/hugepage internal/lzma internal/recompress", "github.com/klauspost/compress golang.org/x/sync"},
+	"layer":         {"image internal/hugepage internal/lzma internal/numbers internal/recompress", "github.com/klauspost/compress golang.org/x/sync"},
 	"config":        {"internal/durable internal/limit", "github.com/pelletier/go-toml/v2"},
 	"cache":         {"diskmap image layer vhd volume", "golang.org/x/sys"},
 	"syncclient":    {"agefile api image layer internal/limit internal/problem", "golang.org/x/sys"},
@@ -98,7 +98,8 @@ var rules = map[string]rule{
 	"internal/process":              {"", "golang.org/x/sys"},
 	"internal/qmp":                  {"", ""},
 	"internal/progress":             {"", "github.com/schollz/progressbar/v3 golang.org/x/term"},
-	"internal/recompress":           {"", ""},
+	"internal/numbers":              {"", ""},
+	"internal/recompress":           {"internal/numbers", ""},
 	"internal/release":              {"", ""},
 	"internal/remotedisk":           {"internal/problem", ""},
 	"internal/testkit":              {"internal/testkit/privbus", ""},
@@ -113,7 +114,7 @@ var rules = map[string]rule{
 }
 
 // pure packages take readers and bytes and return values: no files, no network, no clock, no logging.
-var pure = []string{"agefile", "image", "vhd", "hypervisor", "layer", "api", "diskmap", "media/disc", "internal/lzma", "internal/recompress", "internal/crcitut",
+var pure = []string{"agefile", "image", "vhd", "hypervisor", "layer", "api", "diskmap", "media/disc", "internal/lzma", "internal/numbers", "internal/recompress", "internal/crcitut",
 	"volume", "volume/exfat", "volume/ext", "volume/fat", "volume/iso9660", "volume/ntfs", "volume/ntfs/format", "volume/udf", "volume/detect", "volume/table"}
 
 var notPure = []string{"os", "net", "net/http", "log", "log/slog", "os/exec", "syscall"}

@@ -3,6 +3,8 @@ package recompress
 import (
 	"encoding/binary"
 	"errors"
+
+	"disksync/internal/numbers"
 )
 
 // ErrCorrupt is returned for bytes that are not what Split makes.
@@ -39,7 +41,7 @@ type recipe struct {
 // made is a block as a recipe has it.
 type made struct {
 	block
-	codes    []byte // its codes as they were written, nil when they are those that zlib writes
+	written  []byte // its codes as they were written, nil when they are those that zlib writes
 	codeBits int
 }
 
@@ -57,14 +59,14 @@ func (r *recipe) append(b []byte) []byte {
 		if m.final {
 			what |= finalBit
 		}
-		if m.codes != nil {
+		if m.written != nil {
 			what |= asWritten
 		}
 		b = append(b, what)
 		number(m.tokens)
-		if m.codes != nil {
+		if m.written != nil {
 			number(m.codeBits)
-			b = append(b, m.codes...)
+			b = append(b, m.written...)
 		}
 	}
 	number(len(r.corrections))
@@ -80,74 +82,98 @@ func (r *recipe) append(b []byte) []byte {
 	return b
 }
 
-// fields reads a recipe; the first thing that is wrong stays.
-type fields struct {
-	b   []byte
-	bad bool
-}
+// fields reads recipes.
+type fields struct{ numbers.Reader }
 
-// number reads a number that is at most limit.
-func (f *fields) number(limit int) int {
-	v, n := binary.Uvarint(f.b)
-	if n <= 0 || v > uint64(max(limit, 0)) {
-		f.bad = true
-		return 0
-	}
-	f.b = f.b[n:]
-	return int(v)
-}
+// What there may be at most, in all that was split at once: it bounds the memory that recipes take, 6 MiB. Streams that are in use need a
+// tenth of it; Split leaves as they are those that would need more.
+const (
+	maxRuns        = 1 << 14
+	maxBlocks      = 1 << 15
+	maxCorrections = 1 << 16
+	maxPart        = 1 << 26 // bytes of a part
+)
 
-func (f *fields) bytes(n int) []byte {
-	if n > len(f.b) {
-		f.bad = true
-		return make([]byte, n)
+// recipes reads all recipes.
+func (f *fields) recipes() []recipe {
+	var out []recipe
+	var all used
+	for range f.UpTo(maxRuns) {
+		r := f.recipe(all)
+		if f.Bad {
+			return nil
+		}
+		all.add(&r)
+		out = append(out, r)
 	}
-	out := f.b[:n:n]
-	f.b = f.b[n:]
 	return out
 }
 
-// What there may be at most of the parts of a recipe. Every one takes a byte at least, so that the bytes that are there bound memory.
-const maxPart = 1 << 26
+// used counts what recipes have.
+type used struct{ runs, blocks, corrections int }
 
-func (f *fields) recipe() (r recipe) {
-	r.raw = f.number(maxPart)
-	r.leadBits = f.number(7)
-	b := f.bytes(3)
+func (u *used) add(r *recipe) {
+	u.runs++
+	u.blocks += len(r.blocks)
+	u.corrections += len(r.corrections)
+}
+
+// fits reports whether there is room for one more.
+func (u used) fits(r *recipe) bool {
+	u.add(r)
+	return u.runs <= maxRuns && u.blocks <= maxBlocks && u.corrections <= maxCorrections
+}
+
+// recipe reads a recipe behind others.
+func (f *fields) recipe(others used) (r recipe) {
+	r.raw = f.UpTo(maxPart)
+	r.leadBits = f.UpTo(7)
+	b := f.Bytes(3)
 	r.lead, r.tail, r.level = b[0], b[1], int(b[2])
 	if r.level < 1 || r.level >= len(levels) || r.lead>>r.leadBits != 0 {
-		f.bad = true
+		f.Bad = true
 	}
-	r.window = f.number(windowSize)
-	r.plain = f.number(maxPart)
-	for range f.number(len(f.b)) {
-		what := f.bytes(1)[0]
-		m := made{block: block{final: what&finalBit != 0, kind: int(what >> kindShift & kindMask)}}
-		m.tokens = f.number(maxPart)
-		if what&asWritten != 0 {
-			m.codeBits = f.number(len(f.b) * 8)
-			m.codes = f.bytes((m.codeBits + 7) / 8)
-		}
-		if what>>kindBits != 0 || m.codes != nil && m.kind != dynamic {
-			f.bad = true
-		}
-		if f.bad {
+	r.window = f.UpTo(windowSize)
+	r.plain = f.UpTo(maxPart)
+	for range f.UpTo(maxBlocks - others.blocks) {
+		m := f.block()
+		if f.Bad {
 			return r
 		}
 		r.blocks = append(r.blocks, m)
 	}
-	for range f.number(len(f.b)) {
-		c := correction{gap: f.number(maxPart)}
-		if n := f.number(maxMatch); n == 0 {
-			c.is = token(f.bytes(1)[0])
-		} else {
-			c.is = match(n, f.number(windowSize))
-			f.bad = f.bad || n < minMatch || c.is.distance() == 0
-		}
-		if f.bad {
+	for range f.UpTo(maxCorrections - others.corrections) {
+		c := f.correction()
+		if f.Bad {
 			return r
 		}
 		r.corrections = append(r.corrections, c)
 	}
 	return r
+}
+
+func (f *fields) block() (m made) {
+	what := f.Bytes(1)[0]
+	m.final, m.kind = what&finalBit != 0, int(what>>kindShift&kindMask)
+	m.tokens = f.UpTo(maxTokens)
+	if what&asWritten != 0 {
+		m.codeBits = f.UpTo(len(f.B) * 8)
+		m.written = f.Bytes((m.codeBits + 7) / 8)
+	}
+	if what>>kindBits != 0 || m.written != nil && m.kind != dynamic {
+		f.Bad = true
+	}
+	return m
+}
+
+func (f *fields) correction() (c correction) {
+	c.gap = f.UpTo(maxPart)
+	n := f.UpTo(maxMatch)
+	if n == 0 {
+		c.is = token(f.Bytes(1)[0])
+		return c
+	}
+	c.is = match(n, f.UpTo(windowSize))
+	f.Bad = f.Bad || n < minMatch || c.is.distance() == 0
+	return c
 }

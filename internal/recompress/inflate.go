@@ -1,6 +1,9 @@
 package recompress
 
-import "errors"
+import (
+	"errors"
+	"sync"
+)
 
 // The alphabets of RFC 1951.
 const (
@@ -19,6 +22,9 @@ const (
 	repeatLength = 16 // symbols among the code lengths
 	zeros        = 17
 	manyZeros    = 18
+
+	// maxTokens bounds the tokens of a block, and with them memory. Those of zlib and gzip have 32,768 at most.
+	maxTokens = 1 << 16
 )
 
 // errStream is returned for bytes that are no deflate stream.
@@ -173,56 +179,75 @@ type block struct {
 	final  bool
 	kind   int
 	tokens int   // how many it has; of a stored one: its bytes
-	header []int // of a dynamic one: where its codes are written, first and last bit
+	codes  place // of a dynamic one: where those are written
 }
+
+// place is a range of bits.
+type place struct{ from, to int }
 
 // inflater takes blocks apart.
 type inflater struct {
+	dynamic tables
+}
+
+// tables are what the symbols of a block are read with.
+type tables struct {
 	lit, dist decodeTable
 }
+
+// fixedTables are those of the fixed codes, which are not built for each of the many bytes that look like a header.
+var fixedTables = sync.OnceValue(func() *tables {
+	t := new(tables)
+	if !t.lit.build(fixedCodes.lit[:]) || !t.dist.build(fixedCodes.dist[:]) {
+		panic("recompress: internal error: the fixed codes are none")
+	}
+	return t
+})
 
 // block reads a block. It appends what that unpacks to to plain, which matches may refer to, and its tokens to tokens. It appends at
 // most limit bytes, and returns errStream for a longer block as for one that is none; errEnd when r has not all of it.
 func (f *inflater) block(r *bitReader, plain []byte, limit int, tokens []token) (block, []byte, []token, error) {
 	bl := block{final: r.take(1) == 1, kind: r.take(2)}
-	var c codes
+	t := &f.dynamic
 	switch bl.kind {
 	case stored:
-		plain, n, err := f.stored(r, plain, limit)
+		plain, n, err := readStored(r, plain, limit)
 		bl.tokens = n
 		return bl, plain, tokens, err
 	case fixed:
-		c = fixedCodes
+		t = fixedTables()
 	case dynamic:
-		from := r.at
-		if err := readCodes(r, &c, &f.lit); err != nil {
+		var c codes
+		bl.codes.from = r.at
+		if err := readCodes(r, &c, &t.lit); err != nil {
 			return bl, plain, tokens, err
 		}
-		bl.header = []int{from, r.at}
+		bl.codes.to = r.at
+		if !t.build(&c) {
+			return bl, plain, tokens, errStream
+		}
 	default:
 		return bl, plain, tokens, errStream
 	}
-	if !f.build(&c, bl.kind) {
-		return bl, plain, tokens, errStream
-	}
 	before := len(tokens)
-	plain, tokens, err := f.symbols(r, plain, len(plain)+limit, tokens)
+	plain, tokens, err := t.symbols(r, plain, len(plain)+limit, tokens)
 	bl.tokens = len(tokens) - before
 	return bl, plain, tokens, err
 }
 
-func (f *inflater) build(c *codes, kind int) bool {
-	if !f.lit.build(c.lit[:]) {
+// build sets the tables up for a dynamic block.
+func (t *tables) build(c *codes) bool {
+	if !t.lit.build(c.lit[:]) {
 		return false
 	}
-	if kind == dynamic && c.dist == (codes{}).dist {
-		clear(f.dist[:]) // no matches
+	if c.dist == (codes{}).dist {
+		clear(t.dist[:]) // no matches
 		return true
 	}
-	return f.dist.build(c.dist[:])
+	return t.dist.build(c.dist[:])
 }
 
-func (f *inflater) stored(r *bitReader, plain []byte, limit int) ([]byte, int, error) {
+func readStored(r *bitReader, plain []byte, limit int) ([]byte, int, error) {
 	padded := r.align()
 	n := r.take(16)
 	if inverted := r.take(16); !r.over() && (!padded || inverted != n^0xffff) || n > limit {
@@ -288,9 +313,9 @@ func readCodes(r *bitReader, c *codes, t *decodeTable) error {
 }
 
 // symbols reads up to the end of the block; end is the most that plain may have then.
-func (f *inflater) symbols(r *bitReader, plain []byte, end int, tokens []token) ([]byte, []token, error) {
-	for {
-		e := f.lit[r.peek()&(1<<maxCode-1)]
+func (t *tables) symbols(r *bitReader, plain []byte, end int, tokens []token) ([]byte, []token, error) {
+	for first := len(tokens); len(tokens)-first <= maxTokens; {
+		e := t.lit[r.peek()&(1<<maxCode-1)]
 		r.at += int(e & 15)
 		sym := int(e >> 4)
 		switch {
@@ -310,7 +335,7 @@ func (f *inflater) symbols(r *bitReader, plain []byte, end int, tokens []token) 
 		}
 		l := lengthOf[sym-257]
 		length := int(l.base) + r.take(int(l.extra))
-		e = f.dist[r.peek()&(1<<maxCode-1)]
+		e = t.dist[r.peek()&(1<<maxCode-1)]
 		r.at += int(e & 15)
 		if e == 0 || int(e>>4) >= distances {
 			return plain, tokens, errStream
@@ -328,4 +353,5 @@ func (f *inflater) symbols(r *bitReader, plain []byte, end int, tokens []token) 
 		}
 		tokens = append(tokens, match(length, dist))
 	}
+	return plain, tokens, errStream
 }

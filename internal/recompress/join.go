@@ -1,7 +1,9 @@
 package recompress
 
-// Joiner makes bytes again that Split took apart. The zero value is ready; it is not safe for concurrent use. It has a good 300 KiB, and
-// 128 for the longest block.
+import "disksync/internal/numbers"
+
+// Joiner makes bytes again that Split took apart. The zero value is ready; it is not safe for concurrent use. It has a good 300 KiB, up to
+// 256 more for the longest block, and while Join runs up to 6 MiB for recipes.
 type Joiner struct {
 	predictor
 	huffman
@@ -14,27 +16,23 @@ type Joiner struct {
 
 // Join sets dst to what Split was given to make split. It returns ErrCorrupt when split does not make exactly so many bytes.
 func (j *Joiner) Join(dst, split []byte) error {
-	f := &fields{b: split}
-	var recipes []recipe
-	for range f.number(len(split)) {
-		r := f.recipe()
-		if f.bad {
-			return ErrCorrupt
-		}
-		recipes = append(recipes, r)
+	f := &fields{numbers.Reader{B: split}}
+	recipes := f.recipes()
+	if f.Bad {
+		return ErrCorrupt
 	}
 	w := bitWriter{b: dst[:0:len(dst)]}
 	j.steps = 0
 	for i := range recipes {
 		r := &recipes[i]
-		w.bytes(f.bytes(min(r.raw, len(f.b)+1)))
-		buf := f.bytes(min(r.window+r.plain, len(f.b)+1))
-		if f.bad || w.full || !j.run(&w, r, buf) {
+		w.bytes(f.Bytes(min(r.raw, len(f.B)+1)))
+		buf := f.Bytes(min(r.window+r.plain, len(f.B)+1))
+		if f.Bad || w.full || !j.run(&w, r, buf) {
 			return ErrCorrupt
 		}
 	}
-	w.bytes(f.b)
-	if f.bad || w.full || len(w.b) != len(dst) {
+	w.bytes(f.B)
+	if f.Bad || w.full || len(w.b) != len(dst) {
 		return ErrCorrupt
 	}
 	return nil
@@ -108,10 +106,10 @@ func (j *Joiner) coded(w *bitWriter, m *made, buf []byte, pos int, wrong []corre
 	switch {
 	case m.kind == fixed:
 		c = fixedCodes
-	case m.codes == nil:
+	case m.written == nil:
 		j.codes(w, &c, j.tokens)
 	default:
-		r := bitReader{b: m.codes}
+		r := bitReader{b: m.written}
 		if readCodes(&r, &c, &j.inflate) != nil || r.at != m.codeBits {
 			return pos, wrong, false
 		}

@@ -31,8 +31,8 @@ const (
 	windowMask  = windowSize - 1
 	maxDistance = windowSize - maxMatch - minMatch - 1
 	tooFar      = 4096 // a match of three bytes is not worth a distance above
-	// maxSteps bounds the places that a predictor looks at, so that nobody can have it look for hours: more than any content needs that
-	// is not made for it.
+	// maxSteps bounds how far a predictor looks, so that nobody can have it look for hours: places, and eights of bytes that are compared
+	// there. It is more than any content needs that is not made for it.
 	maxSteps = 1 << 30
 )
 
@@ -93,7 +93,9 @@ func (p *predictor) search(pos, before int) (n, dist int) {
 	ends := binary.LittleEndian.Uint16(here[n-1:]) // a longer match has these two bytes
 	for {
 		if binary.LittleEndian.Uint16(buf[at+n-1:]) == ends {
-			if k := commonLen(buf[at:], here, limit); k > n {
+			k := commonLen(buf[at:], here, limit)
+			p.steps += k / 8
+			if k > n {
 				n, dist = k, pos-at
 				if n >= nice {
 					break
@@ -157,5 +159,5 @@ func (p *predictor) took(pos int, t, said token) {
 	}
 }
 
-// skip says that the n bytes at pos were stored.
+// skip says that the bytes up to the next token were stored.
 func (p *predictor) skip() { p.known = -1 }

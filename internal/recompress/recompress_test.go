@@ -78,18 +78,6 @@ func (k *kit) split(t interface{ Fatalf(string, ...any) }, b []byte, follows boo
 	return split, plain
 }
 
-// gnuzip has gzip pack content.
-func gnuzip(t *testing.T, content []byte, level int) []byte {
-	t.Helper()
-	cmd := exec.Command(testkit.Tool(t, "gzip"), "-nc", fmt.Sprintf("-%d", level))
-	cmd.Stdin = bytes.NewReader(content)
-	out, err := cmd.Output()
-	if err != nil {
-		t.Fatal(err)
-	}
-	return out
-}
-
 // zlib has zlib pack content as it stands behind a header of zlib.
 func zlib(t *testing.T, content []byte, level, memory int, strategy string) []byte {
 	t.Helper()
@@ -130,7 +118,7 @@ func TestEncoders(t *testing.T) {
 			t.Run(fmt.Sprintf("%s %d", name, level), func(t *testing.T) {
 				var k kit
 				for maker, packed := range map[string][]byte{
-					"gzip": gnuzip(t, content, level),
+					"gzip": testkit.Gzip(t, content, level),
 					"zlib": zlib(t, content, level, 8, "Z_DEFAULT_STRATEGY"),
 				} {
 					split, plain := k.split(t, packed, false)
@@ -168,10 +156,10 @@ func TestOtherEncoders(t *testing.T) {
 		{"runs only", zlib(t, content, 6, 8, "Z_RLE"), false},
 		{"stored", zlib(t, content, 0, 8, "Z_DEFAULT_STRATEGY"), true},
 		{"noise", zlib(t, noise, 6, 8, "Z_DEFAULT_STRATEGY"), true},
-		{"noise within", gnuzip(t, bytes.Join([][]byte{content, noise, content}, nil), 6), true},
+		{"noise within", testkit.Gzip(t, bytes.Join([][]byte{content, noise, content}, nil), 6), true},
 		{"Go", goZip(t, content), false},
 		{"7-Zip", sevenZip(t, content), false},
-		{"several", bytes.Join([][]byte{goZip(t, content), gnuzip(t, content, 6), sevenZip(t, content)}, nil), true},
+		{"several", bytes.Join([][]byte{goZip(t, content), testkit.Gzip(t, content, 6), sevenZip(t, content)}, nil), true},
 	} {
 		split, plain := k.split(t, c.packed, false)
 		if plain == 0 {
@@ -219,7 +207,7 @@ func sevenZip(t *testing.T, content []byte) []byte {
 func TestHeaders(t *testing.T) {
 	r := rand.New(rand.NewPCG(5, 6))
 	content := text(r, 40_000)
-	plain := gnuzip(t, content, 6)
+	plain := testkit.Gzip(t, content, 6)
 	named := append([]byte{0x1f, 0x8b, 8, 4 | 8 | 16 | 2, 1, 2, 3, 4, 0, 3, 3, 0, 'x', 'y', 'z'}, "a name\x00a comment\x00\x11\x22"...)
 	named = append(named, plain[10:]...)
 	var archive bytes.Buffer
@@ -264,7 +252,7 @@ func TestHeaders(t *testing.T) {
 func TestParts(t *testing.T) {
 	r := rand.New(rand.NewPCG(7, 8))
 	content := append(text(r, 60_000), program(t, 150_000)...)
-	b := bytes.Join([][]byte{text(r, 7000), gnuzip(t, content, 4), gnuzip(t, content, 6), text(r, 9000)}, nil)
+	b := bytes.Join([][]byte{text(r, 7000), testkit.Gzip(t, content, 4), testkit.Gzip(t, content, 6), text(r, 9000)}, nil)
 	rapid.Check(t, func(t *rapid.T) {
 		var k kit
 		covered, parts := 0, 0
@@ -291,7 +279,7 @@ func TestParts(t *testing.T) {
 func TestPartsThatDoNotFollow(t *testing.T) {
 	r := rand.New(rand.NewPCG(9, 10))
 	content := text(r, 2_000_000)
-	b := gnuzip(t, content, 6)
+	b := testkit.Gzip(t, content, 6)
 	var k kit
 	if _, plain := k.split(t, b[:len(b)/2], false); plain == 0 {
 		t.Fatal("nothing was found in the first part")
@@ -304,7 +292,7 @@ func TestPartsThatDoNotFollow(t *testing.T) {
 // TestDamage: what was damaged gives an error or other bytes, never more or less of them.
 func TestDamage(t *testing.T) {
 	r := rand.New(rand.NewPCG(11, 12))
-	b := append(gnuzip(t, text(r, 30_000), 9), zlib(t, text(r, 20_000), 9, 9, "Z_DEFAULT_STRATEGY")...)
+	b := append(testkit.Gzip(t, text(r, 30_000), 9), zlib(t, text(r, 20_000), 9, 9, "Z_DEFAULT_STRATEGY")...)
 	var k kit
 	split, _ := k.split(t, b, false)
 	if split == nil {
@@ -381,12 +369,7 @@ func BenchmarkJoin(b *testing.B) { bench(b, true) }
 func bench(b *testing.B, join bool) {
 	r := rand.New(rand.NewPCG(17, 18))
 	content := text(r, 4<<20)
-	cmd := exec.Command(testkit.Tool(b, "gzip"), "-9nc")
-	cmd.Stdin = bytes.NewReader(content)
-	packed, err := cmd.Output()
-	if err != nil {
-		b.Fatal(err)
-	}
+	packed := testkit.Gzip(b, content, 9)
 	var k kit
 	split, _ := k.split(b, packed, false)
 	b.SetBytes(int64(len(content)))

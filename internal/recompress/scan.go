@@ -1,22 +1,36 @@
 package recompress
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 )
 
 const (
-	// MaxPlain bounds what Scan unpacks of the bytes that it is given.
-	MaxPlain = 12 << 20
 	// leastPlain is what a run has to unpack to: less does not pay.
 	leastPlain = 512
 	// maxOpen bounds what is kept of a block that is not at its end yet. Those of zlib and gzip are shorter.
 	maxOpen = 256 << 10
-	// maxInVain bounds what is read of streams that turn out to be none, in times of the bytes that are scanned; to try one counts as
-	// much as the bits in attempt, for its tables.
-	maxInVain = 4
-	attempt   = 2048
+	// maxHeader bounds the names and comments in a header, in bytes.
+	maxHeader = 1024
+	// tablesCost is the work of setting up the tables of a block, as bytes that are unpacked.
+	tablesCost = 1024
 )
+
+// allowance is what one call of Scan may still do, so that nobody can have it take for ever, or all memory.
+type allowance struct {
+	vain   int // work on streams that turn out to be none: bytes read and unpacked, and tablesCost
+	plain  int // bytes to unpack
+	tokens int
+	blocks int
+}
+
+// allowed is the allowance for scanning n bytes. What is in use is far from all of it.
+func allowed(n int) allowance {
+	return allowance{vain: 4 * n, plain: 12 << 20, tokens: 4 << 20, blocks: maxBlocks}
+}
+
+func (a *allowance) none() bool { return min(a.vain, a.plain, a.tokens, a.blocks) <= 0 }
 
 // Scanner finds deflate streams: members of gzip files (RFC 1952), of zip archives, and those of zlib (RFC 1950). The zero value is ready; it
 // is not safe for concurrent use. It has 128 KiB, and up to 300 more where a stream is open.
@@ -26,80 +40,82 @@ type Scanner struct {
 	at     int    // where in tail that begins, bits
 	window []byte // what was unpacked before it
 	open   bool
-	inVain int // bits
+	left   allowance
 }
 
 // Scan returns the runs in b, in order. follows says that b is what comes behind the bytes of the call before, so that a stream which those
-// ended in goes on.
+// ended in goes on. It unpacks 12 MiB at most.
 func (s *Scanner) Scan(b []byte, follows bool) []Run {
 	var out []Run
-	room, at := MaxPlain, 0
-	s.inVain = maxInVain * 8 * len(b)
-	take := func(r Run, end int) {
-		if len(r.Plain()) >= leastPlain {
-			out = append(out, r)
-			room -= len(r.Plain())
-			at = max(at, (end+7)/8)
+	at := 0
+	s.left = allowed(len(b))
+	take := func(r Run, work int) {
+		if len(r.Plain()) < leastPlain {
+			s.left.vain -= work
+			return
 		}
+		out = append(out, r)
+		s.left.plain -= len(r.Plain())
+		s.left.tokens -= len(r.tokens)
+		s.left.blocks -= len(r.blocks)
+		at = max(at, (r.End+7)/8)
 	}
 	if follows && s.open {
 		// The block that the bytes before ended in belongs to both.
 		before := len(s.tail) * 8
-		r, end := s.stream(append(s.tail, b...), s.at, s.window, before, room)
+		r, work := s.stream(append(s.tail, b...), s.at, s.window, before)
 		r.Start -= before
 		r.End -= before
-		take(r, end-before)
+		take(r, work)
 	} else {
 		s.open = false
 	}
-	for !s.open && room > 0 {
+	for !s.open && !s.left.none() {
 		from, ok := findStream(b, &at)
-		if !ok || s.inVain <= 0 {
+		if !ok {
 			break
 		}
-		r, end := s.stream(b, from*8, nil, 0, room)
-		take(r, end)
-		if at < from {
-			at = from
-		}
-		s.inVain -= attempt
+		take(s.stream(b, from*8, nil, 0))
 	}
 	return out
 }
 
 // stream takes a stream apart whose next block begins at the bit at; window is what was unpacked before. The run has the blocks that begin
-// at the bit first or later. Where b ends within the stream, s is open.
-func (s *Scanner) stream(b []byte, at int, window []byte, first, room int) (Run, int) {
+// at the bit first or later; work is what they took. Where b ends within the stream, s is open.
+func (s *Scanner) stream(b []byte, at int, window []byte, first int) (run Run, work int) {
 	r := bitReader{b: b, at: at}
-	run := Run{Start: at, End: at, bits: b}
+	run = Run{Start: at, End: at, bits: b}
 	run.buf = append(run.buf, window...)
 	run.window = len(window)
 	s.open = false
 	for {
 		before, tokens := len(run.buf), len(run.tokens)
 		from := r.at
-		bl, buf, all, err := s.block(&r, run.buf, room, run.tokens)
+		bl, buf, all, err := s.block(&r, run.buf, s.left.plain-len(run.Plain()), run.tokens)
 		run.buf, run.tokens = buf, all
+		cost := (r.at-from)/8 + len(buf) - before
+		if bl.kind == dynamic {
+			cost += tablesCost
+		}
 		if err != nil {
+			s.left.vain -= cost
 			run.buf, run.tokens = buf[:before], all[:tokens]
 			if errors.Is(err, errEnd) && len(b)-from/8 <= maxOpen {
 				s.leave(b, from, run.buf)
-			} else if len(run.blocks) == 0 {
-				s.inVain -= r.at - from
 			}
-			return run, from
+			return run, work
 		}
+		work += cost
 		if from < first { // it begins in the bytes before: what it unpacks to is the window of those behind
 			run.buf = tail(run.buf)
 			run.window = len(run.buf)
 			run.Start, run.tokens = r.at, run.tokens[:0]
 		} else {
 			run.blocks = append(run.blocks, bl)
-			room -= len(run.buf) - before
 		}
 		run.End = r.at
-		if bl.final {
-			return run, r.at
+		if bl.final || len(run.blocks) >= s.left.blocks || len(run.tokens) >= s.left.tokens {
+			return run, work
 		}
 	}
 }
@@ -161,10 +177,11 @@ func gzipHeader(b []byte) int {
 		if flags&f == 0 {
 			continue
 		}
-		for n < len(b) && b[n] != 0 {
-			n++
+		end := bytes.IndexByte(b[min(n, len(b)):min(n+maxHeader, len(b))], 0)
+		if end < 0 {
+			return 0
 		}
-		n++
+		n += end + 1
 	}
 	if flags&checked != 0 {
 		n += 2

@@ -28,6 +28,7 @@ type Splitter struct {
 func (s *Splitter) Split(out, b []byte, runs []Run) (split []byte, ok bool) {
 	var recipes []recipe
 	var kept []Run
+	var all used
 	end := 0 // bits of b that the runs before took
 	s.steps = 0
 	for i := range runs {
@@ -46,10 +47,11 @@ func (s *Splitter) Split(out, b []byte, runs []Run) (split []byte, ok bool) {
 		if r.End&7 != 0 {
 			rec.tail = b[r.End/8] >> (r.End & 7)
 		}
-		if !s.makes(&rec, r, b[r.Start/8:(r.End+7)/8]) {
+		if !all.fits(&rec) || !s.makes(&rec, r, b[r.Start/8:(r.End+7)/8]) {
 			continue
 		}
 		end = r.End
+		all.add(&rec)
 		recipes, kept = append(recipes, rec), append(kept, *r)
 	}
 	if len(kept) == 0 {
@@ -87,7 +89,7 @@ func (s *Splitter) recipe(r *Run) (rec recipe, ok bool) {
 		m := made{block: bl}
 		if bl.kind != stored {
 			if bl.kind == dynamic {
-				m.codes, m.codeBits = s.codesOf(r, bl, tokens[:bl.tokens])
+				m.written, m.codeBits = s.codesOf(r, bl, tokens[:bl.tokens])
 			}
 			tokens = tokens[bl.tokens:]
 		}
@@ -165,9 +167,8 @@ func (s *Splitter) follow(r *Run, l level, blocks []block, most int) (wrong []co
 
 // codesOf returns the codes of a block as they were written; nil when zlib writes the same.
 func (s *Splitter) codesOf(r *Run, bl block, tokens []token) (as []byte, n int) {
-	from, to := bl.header[0], bl.header[1]
-	n = to - from
-	in := bitReader{b: r.bits, at: from}
+	n = bl.codes.to - bl.codes.from
+	in := bitReader{b: r.bits, at: bl.codes.from}
 	written := bitWriter{b: make([]byte, 0, n/8+1)}
 	for left := n; left > 0; left -= 16 {
 		k := min(left, 16)
