@@ -123,9 +123,11 @@ func (f *finder) twelve(i int) (uint64, uint32) {
 	return binary.LittleEndian.Uint64(b), binary.LittleEndian.Uint32(b[8:])
 }
 
-// learn takes the positions up to end into the tables, less densely than insert: for the far end of the dictionary.
+// learn takes the positions up to end into the tables, less densely than insert: for the far end of the dictionary, which is longer than what
+// is to be packed. What is there is found a few bytes late.
 func (f *finder) learn(end int) {
-	for ; f.ready+1 < end; f.ready += 2 {
+	const apart = 4
+	for ; f.ready+apart <= end; f.ready += apart {
 		f.push(f.ready)
 	}
 }

@@ -47,7 +47,7 @@ type Scanner struct {
 // ended in goes on. It unpacks 12 MiB at most.
 func (s *Scanner) Scan(b []byte, follows bool) []Run {
 	var out []Run
-	at := 0
+	heads := newHeaders(b)
 	s.left = allowed(len(b))
 	take := func(r Run, work int) {
 		if len(r.Plain()) < leastPlain {
@@ -58,7 +58,7 @@ func (s *Scanner) Scan(b []byte, follows bool) []Run {
 		s.left.plain -= len(r.Plain())
 		s.left.tokens -= len(r.tokens)
 		s.left.blocks -= len(r.blocks)
-		at = max(at, (r.End+7)/8)
+		heads.at = max(heads.at, (r.End+7)/8)
 	}
 	if follows && s.open {
 		// The block that the bytes before ended in belongs to both.
@@ -71,7 +71,7 @@ func (s *Scanner) Scan(b []byte, follows bool) []Run {
 		s.open = false
 	}
 	for !s.open && !s.left.none() {
-		from, ok := findStream(b, &at)
+		from, ok := heads.stream()
 		if !ok {
 			break
 		}
@@ -133,28 +133,61 @@ func (s *Scanner) leave(b []byte, from int, plain []byte) {
 	s.at = from & 7
 }
 
-// findStream returns where the next deflate stream with a header of a known kind begins, from at on, which it moves behind what it has
-// looked at.
-func findStream(b []byte, at *int) (from int, ok bool) {
-	for i := *at; i+18 < len(b); i++ {
-		n := 0
-		switch b[i] {
-		case 0x1f:
-			n = gzipHeader(b[i:])
-		case 'P':
-			n = zipHeader(b[i:])
-		case 0x78:
-			// Of zlib's header the second byte says the level, and makes the whole divisible.
-			if h := binary.BigEndian.Uint16(b[i:]); h%31 == 0 && h&0x20 == 0 {
-				n = 2
+// headers finds those of streams in b, from at on. Most bytes begin none. So it knows where each kind's first byte is next, which is looked
+// for many bytes at a time.
+type headers struct {
+	b    []byte
+	at   int
+	next [len(kinds)]int
+}
+
+// kinds are the first bytes of headers, and what gives their length from there on, 0 where there is none.
+var kinds = [...]struct {
+	first  byte
+	length func(b []byte) int
+}{{0x1f, gzipHeader}, {'P', zipHeader}, {0x78, zlibHeader}}
+
+func newHeaders(b []byte) *headers { return &headers{b: b, next: [len(kinds)]int{-1, -1, -1}} }
+
+// stream returns where the next deflate stream behind a header begins. What comes next is behind the header's beginning.
+func (h *headers) stream() (from int, ok bool) {
+	const least = 18 // bytes of a header and a stream
+	for {
+		soonest := 0
+		for i := range kinds {
+			if h.next[i] < h.at {
+				h.next[i] = h.at + indexByte(h.b[min(h.at, len(h.b)):], kinds[i].first)
+			}
+			if h.next[i] < h.next[soonest] {
+				soonest = i
 			}
 		}
-		if n > 0 && i+n < len(b) {
-			*at = i + 1
+		i := h.next[soonest]
+		if i+least >= len(h.b) {
+			return 0, false
+		}
+		h.at = i + 1
+		if n := kinds[soonest].length(h.b[i:]); n > 0 && i+n < len(h.b) {
 			return i + n, true
 		}
 	}
-	return 0, false
+}
+
+// indexByte is bytes.IndexByte, but for the length of b where c is not there.
+func indexByte(b []byte, c byte) int {
+	if i := bytes.IndexByte(b, c); i >= 0 {
+		return i
+	}
+	return len(b)
+}
+
+// zlibHeader returns the length of the header of a stream of zlib, 0 where there is none: its second byte says the level, and makes the
+// whole divisible.
+func zlibHeader(b []byte) int {
+	if h := binary.BigEndian.Uint16(b); h%31 == 0 && h&0x20 == 0 {
+		return 2
+	}
+	return 0
 }
 
 // gzipHeader returns the length of the header of a gzip member, 0 where there is none.
