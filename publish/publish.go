@@ -27,6 +27,8 @@ type Options struct {
 	Mode  image.Mode // of a new image
 	Note  string
 	Disks []Disk
+	// Previous names files that have the disks of the newest version, or nearly: what they have of it need not come from the Synchronizer.
+	Previous map[image.Role]string
 	// Machine is what the VM is made of besides; nil: as in the version before.
 	Machine *image.Machine
 	// Boot are the blocks that a VM reads when it starts; a disk of which nothing is said keeps those of the version before.
@@ -236,18 +238,19 @@ func (p *run) disk(ctx context.Context, d Disk) (DiskResult, []image.UUID, error
 		Level:    p.Level,
 		Progress: func(done int64) { p.Progress("pack "+string(d.Role), done, src.Size()) },
 	}
-	if from.Size > 0 {
-		before, c, err := p.openVersion(ctx, p.newest.Version, d.Role)
-		opened = append(opened, c...)
-		if err != nil {
-			return DiskResult{}, nil, fmt.Errorf("version %d, which the difference starts from: %w", p.newest.Version, err)
-		}
-		o.FromDisk = before
+	before, err := p.before(ctx, d, from)
+	opened = append(opened, before.opened...)
+	if err != nil {
+		return DiskResult{}, nil, err
 	}
+	o.FromDisk = before.disk
 	out, err := layer.Encode(ctx, spool, from, src, o)
-	if changed := src.Unchanged(); changed != nil {
-		return DiskResult{}, nil, changed
+	for _, s := range append(before.files, src) {
+		if changed := s.Unchanged(); changed != nil {
+			return DiskResult{}, nil, changed
+		}
 	}
+	before.warn()
 	if errors.Is(err, layer.ErrSame) {
 		res.State, res.Unchanged = out.State.ID(), true
 		return res, nil, nil

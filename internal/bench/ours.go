@@ -25,6 +25,7 @@ type ours struct {
 	server      *service
 	fingerprint string
 	password    string
+	newest      map[string]string // by image: the disk that was published last
 }
 
 const (
@@ -36,7 +37,7 @@ const (
 
 // startOurs starts a Synchronizer with a folder of its own and makes a user.
 func (b *bench) startOurs(ctx context.Context, data string) (*ours, error) {
-	o := &ours{bench: b, data: data, password: rand.Text()}
+	o := &ours{bench: b, data: data, password: rand.Text(), newest: map[string]string{}}
 	var err error
 	o.server, err = b.serve(ctx, "", o.admin("serve", "--listen", "127.0.0.1:0"))
 	if err != nil {
@@ -74,16 +75,21 @@ func asJSON[T any](ctx context.Context, b *bench, c command) (s sample, v T, err
 	return s, v, nil
 }
 
-// publish publishes a disk as the next version of an image. The first time it gives the image to the user, and turns off what
+// publish publishes a disk as the next version of an image, with the disk before at hand, as other programs have it. The first time it gives the image to the user, and turns off what
 // the Synchronizer would do by itself in the background.
 func (o *ours) publish(ctx context.Context, name, disk string) (sample, publish.DiskResult, error) {
-	s, res, err := asJSON[publish.Result](ctx, o.bench, o.admin("image", "publish", name, "--system", disk))
+	args := []string{"image", "publish", name, "--system", disk}
+	if before := o.newest[name]; before != "" {
+		args = append(args, "--previous-system", before)
+	}
+	s, res, err := asJSON[publish.Result](ctx, o.bench, o.admin(args...))
 	if err != nil {
 		return s, publish.DiskResult{}, err
 	}
 	if len(res.Disks) != 1 || res.Unchanged {
 		return s, publish.DiskResult{}, fmt.Errorf("%s was published as %d disks, unchanged: %v", disk, len(res.Disks), res.Unchanged)
 	}
+	o.newest[name] = disk
 	if res.Version == 1 {
 		for _, c := range []command{o.admin("assign", name, "--to", "user:"+userName), o.admin("image", "policy", name, "--off")} {
 			if _, err := o.run(ctx, c); err != nil {

@@ -109,7 +109,7 @@ func (p *page) intro(b *bench) {
 			"what the benchmark itself has. A server runs all the time: its memory is also what it has left of earlier work.",
 		"*to fetch* is what goes over the line. Of xdelta3 and zstd it is the size of the patch, which somebody else has to carry. " +
 			"*server keeps* is what a server stores for the new version besides the old one. *preparing* is done once for all clients, " +
-			"*updating* by each.",
+			"*updating* by each. Whoever prepares has the old disk's file at hand; disksync is told so by --previous-system.",
 		"disksync does more than the others in its time: it finds its way over layers, checks signatures, compares each block with " +
 			"its digest before it is written, waits for the disk, reads everything back and compares it again, and keeps the old " +
 			"version to go back to. The others overwrite the old version or write the whole new disk, and believe what the system " +
