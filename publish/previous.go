@@ -73,7 +73,7 @@ func (p *run) localDisk(ctx context.Context, d Disk, from image.State, rest io.R
 	}
 	all := *src
 	// Where that cannot be told, the version may have been published with its free space as well.
-	if m, err := p.FindFree(ctx, &all); err == nil {
+	if m, err := p.FindFree(ctx, &all); err == nil && m.Free() > 0 {
 		l.views = append(l.views, m.Disk(&all))
 	}
 	if ctx.Err() != nil {
@@ -114,11 +114,15 @@ func (l *local) read(p []byte, at int64) error {
 			return nil
 		}
 	}
-	from := l.rest
-	if int(view) <= len(l.views) {
-		from = l.views[view-1]
+	if int(view) <= len(l.views) && readFull(l.views[view-1], p, at) == nil {
+		return nil
 	}
-	_, err := io.ReadFull(io.NewSectionReader(from, at, int64(len(p))), p)
+	return readFull(l.rest, p, at)
+}
+
+// readFull sets p to what is at off.
+func readFull(from io.ReaderAt, p []byte, off int64) error {
+	_, err := io.ReadFull(io.NewSectionReader(from, off, int64(len(p))), p)
 	return err
 }
 
@@ -131,7 +135,7 @@ func (l *local) look(block int, p []byte, in int64) (view uint32, done bool) {
 	clear(buf[n:])
 	for i, v := range l.views {
 		// What cannot be read here comes from the Synchronizer as well.
-		if _, err := io.ReadFull(io.NewSectionReader(v, start, n), buf[:n]); err != nil || image.SumBlock(buf[:]) != l.state.Blocks[block] {
+		if readFull(v, buf[:n], start) != nil || image.SumBlock(buf[:]) != l.state.Blocks[block] {
 			continue
 		}
 		copy(p, buf[in:])
