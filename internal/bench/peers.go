@@ -48,7 +48,7 @@ type peer struct {
 // peers are all that are compared with, in the order of the tables.
 func peers() []peer {
 	return []peer{
-		{tool: "rsync", name: "rsync -z --zc=zstd", form: raw, bring: rsync("-z", "--zc=zstd")},
+		{tool: "rsync", name: "rsync -z --zc=zstd", form: raw, often: true, bring: rsync("-z", "--zc=zstd")},
 		{tool: "rsync", name: "rsync -B 4096 -z --zc=zstd --zl=9", form: bothRaw, often: true, bring: rsync("-B", "4096", "-z", "--zc=zstd", "--zl=9")},
 		{tool: "casync", name: "casync", form: bothRaw, bring: casyncWords.bring},
 		{tool: "desync", name: "desync", form: bothRaw, bring: desyncWords.bring},
