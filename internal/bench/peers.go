@@ -16,20 +16,22 @@ import (
 // A pair is two versions of a disk, as other programs get them. The files are in disksFolder, by name.
 type pair struct {
 	t        *table
-	old, new string
-	trimmed  string // new, with free space discarded; empty: there is none
-	small    bool   // so small that packing well takes no time to speak of
-	thorough bool   // it is worth while to pack as well as can be
-	first    bool   // of several pairs of a disk: the one that all peers get
+	disks    versionPair
+	trimmed  versionPair // with free space discarded; empty: there are none
+	small    bool        // so small that packing well takes no time to speak of
+	thorough bool        // it is worth while to pack as well as can be
+	first    bool        // of several pairs of a disk: the one that all peers get
 }
+
+// versionPair is the old and the new file.
+type versionPair struct{ old, new string }
 
 // form says which files a peer gets.
 type form int
 
 const (
 	raw     form = iota // the disks as they are
-	lean                // the new one with free space discarded, where there is such a file
-	bothRaw             // both, and each is a row
+	bothRaw             // with free space discarded where there are such files; with --all both, and each is a row
 	packed              // their used clusters, one behind the other
 )
 
@@ -78,15 +80,15 @@ func (b *bench) comparePeers(ctx context.Context, p pair) error {
 		if q.small && !p.small || q.thorough && !p.thorough || !q.often && !p.first && !b.opts.all {
 			continue
 		}
-		news := []string{p.new}
-		if p.trimmed != "" && q.form != raw {
-			news = []string{p.trimmed}
+		gets := []versionPair{p.disks}
+		if p.trimmed != (versionPair{}) && q.form != raw {
+			gets = []versionPair{p.trimmed}
 			if q.form == bothRaw && b.opts.all {
-				news = []string{p.new, p.trimmed}
+				gets = []versionPair{p.disks, p.trimmed}
 			}
 		}
-		for _, n := range news {
-			if err := b.comparePeer(ctx, p, q, n); err != nil {
+		for _, disks := range gets {
+			if err := b.comparePeer(ctx, p, q, disks); err != nil {
 				return err
 			}
 		}
@@ -94,12 +96,12 @@ func (b *bench) comparePeers(ctx context.Context, p pair) error {
 	return nil
 }
 
-func (b *bench) comparePeer(ctx context.Context, p pair, q peer, newer string) error {
+func (b *bench) comparePeer(ctx context.Context, p pair, q peer, disks versionPair) error {
 	name := q.name
 	switch {
 	case q.form == packed:
 		name += ", used clusters only"
-	case newer == p.trimmed:
+	case disks == p.trimmed:
 		name += ", free space discarded"
 	}
 	if !b.plays(q.tool) {
@@ -111,8 +113,7 @@ func (b *bench) comparePeer(ctx context.Context, p pair, q peer, newer string) e
 		return nil // it will not be better this time
 	}
 	b.say("%s: %s", p.t.title, name)
-	old := filepath.Join(disksFolder, p.old)
-	newer = filepath.Join(disksFolder, newer)
+	old, newer := filepath.Join(disksFolder, disks.old), filepath.Join(disksFolder, disks.new)
 	if q.form == packed {
 		old, newer = packedName(old), packedName(newer)
 	}

@@ -100,7 +100,7 @@ func (b *bench) synthetically(ctx context.Context, t *table, c change, old, newe
 		if err := b.oursSynthetically(ctx, t, c, old, newer); err != nil {
 			return err
 		}
-		if err := b.comparePeers(ctx, pair{t: t, old: old, new: newer, small: true, thorough: c.thorough, first: true}); err != nil {
+		if err := b.comparePeers(ctx, pair{t: t, disks: versionPair{old, newer}, small: true, thorough: c.thorough, first: true}); err != nil {
 			return err
 		}
 		if err := b.clearWeb(); err != nil {

@@ -290,10 +290,16 @@ func (b *bench) peersVersions(ctx context.Context, t versionTables) error {
 	if err := b.peersPublish(ctx, t.publish); err != nil {
 		return err
 	}
+	trimmed := func(old, newer string) versionPair {
+		if b.trimmed(newer) == "" {
+			return versionPair{}
+		}
+		return versionPair{b.lean(old), b.trimmed(newer)}
+	}
 	for _, p := range []pair{
-		{t: t.one, old: "v1.raw", new: "v2.raw", trimmed: b.trimmed("v2"), first: true},
-		{t: t.two, old: b.lean("v2"), new: "v3.raw", trimmed: b.trimmed("v3")},
-		{t: t.three, old: "v1.raw", new: "v3.raw", trimmed: b.trimmed("v3")},
+		{t: t.one, disks: versionPair{"v1.raw", "v2.raw"}, trimmed: trimmed("v1", "v2"), first: true},
+		{t: t.two, disks: versionPair{"v2.raw", "v3.raw"}, trimmed: trimmed("v2", "v3")},
+		{t: t.three, disks: versionPair{"v1.raw", "v3.raw"}, trimmed: trimmed("v1", "v3")},
 	} {
 		b.section = p.t
 		if err := b.comparePeers(ctx, p); err != nil {
