@@ -22,16 +22,16 @@ type local struct {
 	buffers   sync.Pool
 }
 
-// before is the disk that a difference starts from.
-type before struct {
+// fromDisk is the disk that a difference starts from.
+type fromDisk struct {
 	disk   io.ReaderAt // nil when there is none
 	files  []*Source   // what it is read from here
 	opened []io.Closer // with an error as well
 	warn   func()      // says what is to be said of it when it was read
 }
 
-// before opens the disk that the difference of a disk is to start from, which is in the state from in the newest version.
-func (p *run) before(ctx context.Context, d Disk, from image.State) (b before, err error) {
+// openFrom opens the disk that the difference of d is to start from: as the newest version has it, in the state from.
+func (p *run) openFrom(ctx context.Context, d Disk, from image.State) (b fromDisk, err error) {
 	b.warn = func() {}
 	file := p.Previous[d.Role]
 	if from.Size == 0 {

@@ -84,6 +84,7 @@ func TestPreviousWithFreeSpace(t *testing.T) {
 		dir := t.TempDir()
 		disk := usedDisk(t)
 		noise := noiseDisk(1, 3)
+		copy(disk[100*512:], noise[:900<<10]) // before the first partition: the block with it has something deleted as well
 		disk = append(disk, make([]byte, -len(disk)&(image.BlockSize-1))...)
 		disk = append(disk, noise...)
 		first := writeRaw(t, filepath.Join(dir, "v1.raw"), disk)
@@ -101,7 +102,7 @@ func TestPreviousWithFreeSpace(t *testing.T) {
 		if _, err := publish.Run(t.Context(), l.Admin, o); err != nil {
 			t.Fatal(err)
 		}
-		if carried = l.Admin.Bytes() - carried; carried > image.BlockSize/2 {
+		if carried = l.Admin.Bytes() - carried; carried > 500<<10 {
 			t.Errorf("all blocks %v: %d bytes came from the Synchronizer", all, carried)
 		}
 		if warned.mention("is not version") {

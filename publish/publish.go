@@ -238,7 +238,7 @@ func (p *run) disk(ctx context.Context, d Disk) (DiskResult, []image.UUID, error
 		Level:    p.Level,
 		Progress: func(done int64) { p.Progress("pack "+string(d.Role), done, src.Size()) },
 	}
-	before, err := p.before(ctx, d, from)
+	before, err := p.openFrom(ctx, d, from)
 	opened = append(opened, before.opened...)
 	if err != nil {
 		return DiskResult{}, nil, err

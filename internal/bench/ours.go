@@ -128,6 +128,7 @@ func (o *ours) writeMedium(ctx context.Context, name, dir string) ([]string, err
 
 // forget deletes an image, so that the next run begins with nothing.
 func (o *ours) forget(ctx context.Context, name string) error {
+	delete(o.newest, name)
 	_, err := o.quietly(ctx, "synchronizer", "--data", o.data, "image", "delete", name, "--yes")
 	return err
 }
